@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finding plugins and calling their hooks: one typed method per hook, one failure policy per kind.
+
+Nothing else in the package touches pluggy's own call objects: `mypy` accepts wrong calls of those, and a
+misspelt hook function would register silently (`check_pending` turns that into an error).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from threading import RLock
+from typing import TYPE_CHECKING, TypeVar
+
+import pluggy
+
+from ..errors import FlashPluginsError, HookError
+from . import spec
+from .spec import PROJECT, CallEvent
+
+if TYPE_CHECKING:
+    from ..config import Settings
+    from ..platforms.base import Platform
+
+__all__ = ["HookManager"]
+
+logger = logging.getLogger(__name__)
+
+_Answer = TypeVar("_Answer")
+
+
+class HookManager:
+    """The plugins of one process. Thread-safe.
+
+    Args:
+        builtins: Plugins that ship with the package, by name. Registered first, so they are asked last.
+        discover: Also load installed plugins (entry-point group `flash_plugins`) at the first hook call.
+    """
+
+    def __init__(self, builtins: Iterable[tuple[str, object]] = (), *, discover: bool = True) -> None:
+        self._manager = pluggy.PluginManager(PROJECT)
+        self._manager.add_hookspecs(spec)
+        self._lock = RLock()
+        self._discover = discover
+        self._observes_calls = False
+        for name, plugin in builtins:
+            self.register(plugin, name=name)
+
+    def register(self, plugin: object, *, name: str | None = None) -> str:
+        """Add a plugin: a module, class or object with functions marked by `hookimpl`. Returns its name.
+
+        Raises:
+            HookError: It is registered already, or it implements a hook that does not exist.
+        """
+        with self._lock:
+            try:
+                registered = self._manager.register(plugin, name)
+                self._manager.check_pending()
+            except (ValueError, pluggy.PluginValidationError) as error:
+                if self._manager.is_registered(plugin) and isinstance(error, pluggy.PluginValidationError):
+                    self._manager.unregister(plugin)
+                raise HookError(f"plugin {name or plugin!r} cannot be registered: {error}") from error
+            self._observes_calls = bool(self._manager.hook.flash_call_event.get_hookimpls())
+        return registered or ""
+
+    def unregister(self, plugin: object) -> None:
+        """Remove a plugin.
+
+        Raises:
+            HookError: It is not registered.
+        """
+        with self._lock:
+            if not self._manager.is_registered(plugin):
+                raise HookError(f"plugin {plugin!r} is not registered, so it cannot be removed")
+            self._manager.unregister(plugin)
+            self._observes_calls = bool(self._manager.hook.flash_call_event.get_hookimpls())
+
+    def plugin_names(self) -> list[str]:
+        """Return the names of all plugins, installed ones included."""
+        self._load_installed()
+        return [name for name, _plugin in self._manager.list_name_plugin()]
+
+    def choose_platform(self, settings: Settings) -> Platform | None:
+        """Ask `flash_choose_platform`. Gate.
+
+        Raises:
+            HookError: A plugin failed.
+        """
+        self._load_installed()
+        for impl in reversed(self._manager.hook.flash_choose_platform.get_hookimpls()):
+            if (platform := self._gate(impl, lambda impl=impl: _call(impl, settings=settings))) is not None:
+                return platform  # type: ignore[no-any-return]
+        return None
+
+    def platform_chosen(self, platform: Platform) -> None:
+        """Tell `flash_platform_chosen`. Observer."""
+        self._load_installed()
+        for impl in self._manager.hook.flash_platform_chosen.get_hookimpls():
+            self._observe(impl, lambda impl=impl: _call(impl, platform=platform))
+
+    def call_event(self, event: CallEvent) -> None:
+        """Tell `flash_call_event`. Observer."""
+        if not self._observes_calls:
+            return
+        for impl in self._manager.hook.flash_call_event.get_hookimpls():
+            self._observe(impl, lambda impl=impl: _call(impl, event=event))
+
+    def _load_installed(self) -> None:
+        with self._lock:
+            if not self._discover:
+                return
+            self._discover = False
+            try:
+                self._manager.load_setuptools_entrypoints(PROJECT)
+                self._manager.check_pending()
+            except Exception as error:  # noqa: BLE001 - importing somebody's plugin may raise anything
+                raise HookError(
+                    f"an installed flash_plugins plugin cannot be loaded: {type(error).__name__}: {error}; "
+                    "repair or uninstall it"
+                ) from error
+            self._observes_calls = bool(self._manager.hook.flash_call_event.get_hookimpls())
+
+    def _gate(self, impl: pluggy.HookImpl, call: Callable[[], _Answer]) -> _Answer:
+        try:
+            return call()
+        except FlashPluginsError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a plugin may raise anything; it is re-raised with its name
+            raise HookError(
+                f"plugin {impl.plugin_name!r} failed in {impl.function.__name__}: {type(error).__name__}: {error}"
+            ) from error
+
+    def _observe(self, impl: pluggy.HookImpl, call: Callable[[], object]) -> None:
+        try:
+            call()
+        except Exception:  # noqa: BLE001 - an observer must not hurt the job; the traceback is logged
+            logger.exception("plugin %r failed in %s; the call goes on", impl.plugin_name, impl.function.__name__)
+
+
+def _call(impl: pluggy.HookImpl, **arguments: object) -> object:
+    return impl.function(*(arguments[name] for name in impl.argnames))

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The hooks a plugin may implement. Specifications only; nothing here calls or registers anything.
+
+Gate hooks may change or refuse something: their exceptions reach the user as `HookError`, naming the plugin.
+Observer hooks are told what happened: their exceptions are logged with plugin and traceback, and the call
+goes on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    from ..config import Settings
+    from ..platforms.base import Platform
+
+__all__ = ["PROJECT", "CallEvent", "CallStage", "hookimpl", "hookspec"]
+
+#: Name of the pluggy project and of the entry-point group that plugins use.
+PROJECT = "flash_plugins"
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+#: Decorator for a plugin's hook functions.
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+class CallStage(StrEnum):
+    """Where on its road a call is."""
+
+    QUEUED = "queued"  # accepted here, not sent yet
+    SENT = "sent"  # on its way to the platform
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_final(self) -> bool:
+        """True when nothing follows for this call."""
+        return self in (CallStage.DONE, CallStage.FAILED, CallStage.CANCELLED)
+
+
+@dataclass(frozen=True, slots=True)
+class CallEvent:
+    """One step of one call.
+
+    Attributes:
+        stage: What just happened.
+        endpoint: Name of the endpoint.
+        function: Qualified name of the called function or method.
+        call_id: Number of the call in this process, from 1.
+        job_id: The platform's id, once known.
+        worker_id: The worker that ran it, once done.
+        seconds: The worker's own compute time, once done.
+    """
+
+    stage: CallStage
+    endpoint: str
+    function: str
+    call_id: int
+    job_id: str | None = None
+    worker_id: str | None = None
+    seconds: float | None = None
+
+
+@hookspec(firstresult=True)
+def flash_choose_platform(settings: Settings) -> Platform | None:
+    """Return the platform that this process uses, or None to leave the choice to the next plugin.
+
+    Gate. Called once per process, in the thread of the first call, before anything is sent. The first
+    answer that is not None wins; the built-in choice answers last.
+    """
+
+
+@hookspec
+def flash_platform_chosen(platform: Platform) -> None:
+    """Be told which platform was chosen. Observer. Called once per process, right after the choice."""
+
+
+@hookspec
+def flash_call_event(event: CallEvent) -> None:
+    """Be told that a call moved on. Observer.
+
+    Called in the caller's process, from the dispatcher's thread, two to three times per call: keep it
+    under a few microseconds and hand longer work to a thread of your own.
+    """

@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The wire form of a call and of its outcome: JSON with base64 inside, versioned. It pickles nothing itself.
+
+A call travels as the `input` of a job:
+
+    {"flash_plugins": 1, "python": "3.11", "code": <digest>, "bundle": <digest>|null, "instance": <digest>|null,
+     "method": name|null, "log_level": n, "blobs": {<digest>: base64, …}, "args": base64}
+
+`code`, `bundle` and `instance` name blobs by their SHA-256. A blob rides along until some worker of the
+endpoint is known to have it; a worker that lacks one answers `{"missing": [digest, …]}` instead of running
+anything, and the call is sent again with those blobs. So code travels once per content, not per call.
+
+An outcome travels as the job's `output` (success, missing, stream chunk) or, for a failure, as the job's
+`error`: JSON text with the keys that the official SDK uses for exceptions, and ours beside them.
+"""
+
+from __future__ import annotations
+
+import binascii
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from .errors import EnvelopeError, PayloadTooLarge
+
+__all__ = ["CallEnvelope", "Outcome", "check_size", "decode_outcome", "digest_of", "encode_failure_text"]
+
+#: Version of the envelope; caller and worker must agree.
+ENVELOPE_VERSION = 1
+#: Key that marks an envelope of ours.
+MARK = "flash_plugins"
+
+
+def digest_of(content: bytes) -> str:
+    """Return the name of a blob: its SHA-256 in hex."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def encode_bytes(content: bytes) -> str:
+    """Return base64 text."""
+    return binascii.b2a_base64(content, newline=False).decode("ascii")
+
+
+def decode_bytes(text: object, what: str) -> bytes:
+    """Return the bytes of base64 text.
+
+    Raises:
+        EnvelopeError: `text` is not base64.
+    """
+    if not isinstance(text, str):
+        raise EnvelopeError(f"{what} is a {type(text).__name__}, not base64 text; was this job made by flash-plugins?")
+    try:
+        return binascii.a2b_base64(text)
+    except binascii.Error as error:
+        raise EnvelopeError(f"{what} is not base64 ({error}); it was cut or changed on its way") from error
+
+
+def check_size(size_bytes: int, limit_bytes: int, what: str) -> None:
+    """Refuse what the platform would refuse, before it is sent.
+
+    Raises:
+        PayloadTooLarge: `size_bytes` is over `limit_bytes`.
+    """
+    if size_bytes > limit_bytes:
+        raise PayloadTooLarge(
+            f"{what} takes {size_bytes / 1e6:.1f} MB on the wire, over the limit of {limit_bytes / 1e6:.0f} MB for one "
+            "job; pass a path or a seed and load the data on the worker, or split it over several calls",
+            size_bytes=size_bytes,
+            limit_bytes=limit_bytes,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class CallEnvelope:
+    """One call: what to run, on what, and the blobs it needs by digest."""
+
+    code: str
+    args: bytes
+    python: str
+    bundle: str | None = None
+    instance: str | None = None
+    method: str | None = None
+    log_level: int = 30
+    blobs: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Digests of all blobs that the worker must have."""
+        return tuple(digest for digest in (self.code, self.bundle, self.instance) if digest)
+
+    def encode(self, blobs: Iterable[str], policy: Mapping[str, int]) -> bytes:
+        """Return the request body of a job that carries the named blobs.
+
+        Built by joining: base64 is plain ASCII, and sending it through a JSON encoder costs 2 ms per MB.
+        """
+        head = {
+            MARK: ENVELOPE_VERSION,
+            "python": self.python,
+            "code": self.code,
+            "bundle": self.bundle,
+            "instance": self.instance,
+            "method": self.method,
+            "log_level": self.log_level,
+        }
+        carried = ",".join(f'"{digest}":"{encode_bytes(self.blobs[digest])}"' for digest in blobs)
+        text = (
+            f'{{"policy":{json.dumps(dict(policy))},"input":{json.dumps(head)[:-1]},'
+            f'"blobs":{{{carried}}},"args":"{encode_bytes(self.args)}"}}}}'
+        )
+        return text.encode("ascii")
+
+    @classmethod
+    def decode(cls, content: object) -> CallEnvelope:
+        """Read the `input` of a job.
+
+        Raises:
+            EnvelopeError: It is no call envelope, or one of another version.
+        """
+        if not isinstance(content, Mapping) or MARK not in content:
+            raise EnvelopeError(
+                "this worker runs calls made by flash-plugins, and the job's input is none "
+                f"({_describe(content)}); call the endpoint through flash_plugins.Endpoint"
+            )
+        if content[MARK] != ENVELOPE_VERSION:
+            raise EnvelopeError(
+                f"the call has envelope version {content[MARK]!r}, this worker reads {ENVELOPE_VERSION}: "
+                "install the same version of flash-plugins on both sides"
+            )
+        try:
+            blobs = content.get("blobs") or {}
+            return cls(
+                code=str(content["code"]),
+                args=decode_bytes(content["args"], "the call's arguments"),
+                python=str(content["python"]),
+                bundle=content.get("bundle"),
+                instance=content.get("instance"),
+                method=content.get("method"),
+                log_level=int(content.get("log_level", 30)),
+                blobs={digest: decode_bytes(text, f"blob {digest[:12]}") for digest, text in blobs.items()},
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            if isinstance(error, EnvelopeError):
+                raise
+            raise EnvelopeError(f"the call's envelope is damaged: {type(error).__name__}: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a worker sent back for one call, or one chunk of it.
+
+    Exactly one of `result`, `chunk`, `missing`, `failure` is set, or none for the end of a stream.
+    """
+
+    result: bytes | None = None
+    chunk: bytes | None = None
+    missing: tuple[str, ...] = ()
+    failure: Mapping[str, Any] | None = None
+    records: Sequence[Mapping[str, Any]] = ()
+    seconds: float | None = None
+    worker: str | None = None
+    pid: int | None = None
+    ended: bool = False
+
+    def encode(self) -> dict[str, Any]:
+        """Return the JSON form: the handler's return value, or one yielded chunk."""
+        answer: dict[str, Any] = {MARK: ENVELOPE_VERSION}
+        if self.result is not None:
+            answer["result"] = encode_bytes(self.result)
+        if self.chunk is not None:
+            answer["chunk"] = encode_bytes(self.chunk)
+        if self.missing:
+            answer["missing"] = list(self.missing)
+        if self.failure is not None:
+            answer["failure"] = dict(self.failure)
+        if self.records:
+            answer["records"] = list(self.records)
+        if self.ended:
+            answer["ended"] = True
+        for name in ("seconds", "worker", "pid"):
+            if (value := getattr(self, name)) is not None:
+                answer[name] = value
+        return answer
+
+
+def decode_outcome(content: object) -> Outcome:
+    """Read what a worker returned.
+
+    Raises:
+        EnvelopeError: It is no outcome envelope, or one of another version.
+    """
+    if not isinstance(content, Mapping) or MARK not in content:
+        raise EnvelopeError(
+            f"the worker's answer is not one of flash-plugins ({_describe(content)}); does the endpoint run "
+            "flash_plugins.worker?"
+        )
+    if content[MARK] != ENVELOPE_VERSION:
+        raise EnvelopeError(
+            f"the worker answered with envelope version {content[MARK]!r}, this side reads {ENVELOPE_VERSION}: "
+            "install the same version of flash-plugins on both sides"
+        )
+    result, chunk = content.get("result"), content.get("chunk")
+    return Outcome(
+        result=None if result is None else decode_bytes(result, "the result"),
+        chunk=None if chunk is None else decode_bytes(chunk, "a chunk of the result"),
+        missing=tuple(content.get("missing", ())),
+        failure=content.get("failure"),
+        records=content.get("records", ()),
+        seconds=content.get("seconds"),
+        worker=content.get("worker"),
+        pid=content.get("pid"),
+        ended=bool(content.get("ended", False)),
+    )
+
+
+def encode_failure_text(outcome: Outcome) -> str:
+    """Return the text of a job's `error` for a failed call.
+
+    The service is only known to carry `error` as text, so the whole outcome rides in it, beside the keys
+    `error_type`, `error_message` and `error_traceback` that the official SDK writes and its tools read.
+    """
+    failure = outcome.failure or {}
+    return json.dumps(
+        {
+            "error_type": failure.get("type"),
+            "error_message": failure.get("message"),
+            "error_traceback": failure.get("traceback"),
+            **outcome.encode(),
+        }
+    )
+
+
+def decode_failure_text(text: str | None) -> Outcome | None:
+    """Return the outcome inside a job's `error`, None if the error was not written by `encode_failure_text`."""
+    if not text or MARK not in text:
+        return None
+    try:
+        content = json.loads(text)
+    except ValueError:
+        return None  # somebody else's words that happen to contain our name
+    return decode_outcome(content) if isinstance(content, Mapping) and MARK in content else None
+
+
+def _describe(content: object) -> str:
+    if isinstance(content, Mapping):
+        return f"an object with keys {sorted(map(str, content))[:6]}"
+    return f"a {type(content).__name__}"

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One call: from its envelope to something that can be called, with what the worker remembers between calls.
+
+    envelope ──► blobs (memory, then disk) ──► source bundle on sys.path ──► function or instance ──► args
+
+It never talks to a platform and never decides where or when a call runs (see `runner`).
+"""
+
+from __future__ import annotations
+
+import os
+import platform as python_platform
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from threading import RLock
+from typing import Any
+
+from .. import code
+from ..errors import EnvelopeError, PayloadError
+from ..payload import CallEnvelope, digest_of
+
+__all__ = ["BlobCache", "MissingBlobs", "Prepared", "Preparer", "python_version"]
+
+
+def python_version() -> str:
+    """Return this interpreter's version as callers state it, such as `3.11`."""
+    return ".".join(python_platform.python_version_tuple()[:2])
+
+
+class MissingBlobs(PayloadError):
+    """The call names blobs that this worker does not have.
+
+    Attributes:
+        digests: Their names.
+    """
+
+    def __init__(self, digests: Iterable[str]) -> None:
+        self.digests = tuple(digests)
+        super().__init__(f"this worker lacks {', '.join(digest[:12] for digest in self.digests)}")
+
+
+class BlobCache:
+    """Blobs by digest, on disk so that all workers of one machine share them. Process- and thread-safe."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def add(self, digest: str, content: bytes) -> None:
+        """Keep a blob.
+
+        Raises:
+            EnvelopeError: Its content is not what the digest says.
+        """
+        if digest_of(content) != digest:
+            raise EnvelopeError(f"blob {digest[:12]} was changed on its way: its content has another digest")
+        path = self._folder / digest
+        if path.exists():
+            return
+        handle, temporary = tempfile.mkstemp(dir=self._folder, prefix=".incoming-")
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.replace(temporary, path)  # whole or not at all, whoever else writes it
+
+    def has(self, digest: str) -> bool:
+        """Return whether the blob is here."""
+        return (self._folder / digest).exists()
+
+    def read(self, digest: str) -> bytes:
+        """Return a blob's content.
+
+        Raises:
+            MissingBlobs: It is not here.
+            EnvelopeError: The file was changed.
+        """
+        try:
+            content = (self._folder / digest).read_bytes()
+        except FileNotFoundError:
+            raise MissingBlobs([digest]) from None
+        if digest_of(content) != digest:
+            raise EnvelopeError(f"the cached blob {digest[:12]} was changed on disk: its content has another digest")
+        return content
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A call that only needs to be made: `function(*args, **kwargs)`."""
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+class Preparer:
+    """Turns envelopes into calls, remembering functions, bundles and instances. Thread-safe."""
+
+    def __init__(self, cache_folder: Path) -> None:
+        self._blobs = BlobCache(cache_folder / "blobs")
+        self._bundles = cache_folder / "bundles"
+        self._lock = RLock()
+        self._active_bundle: str | None = None
+        self._loaded: dict[str, Any] = {}  # functions and classes of users, by digest
+        self._instances: dict[tuple[str, str], Any] = {}
+
+    def prepare(self, envelope: CallEnvelope) -> Prepared:
+        """Return the call that the envelope describes.
+
+        Loading may import the user's packages, and make the instance of a class: whatever those raise comes out.
+
+        Raises:
+            MissingBlobs: Blobs must be sent first.
+            EnvelopeError: Caller and worker do not fit together.
+        """
+        if envelope.python != python_version():
+            raise EnvelopeError(
+                f"the caller runs Python {envelope.python} and this worker Python {python_version()}: functions "
+                "travel as bytecode, so both must have the same minor version; use a worker image of the caller's"
+            )
+        with self._lock:
+            for digest, content in envelope.blobs.items():
+                self._blobs.add(digest, content)
+            missing = [d for d in envelope.needs if not self._is_loaded(d) and not self._blobs.has(d)]
+            if missing:
+                raise MissingBlobs(missing)
+            if envelope.bundle is not None:
+                self._activate(envelope.bundle)
+            target = self._load(envelope.code)
+            if envelope.method is not None:
+                instance = self._instance(envelope.code, target, envelope.instance or "")
+                target = getattr(instance, envelope.method)
+            args, kwargs = code.loads(envelope.args)  # type: ignore[misc]
+        return Prepared(target, args, kwargs)
+
+    def _is_loaded(self, digest: str) -> bool:
+        return digest in self._loaded or digest == self._active_bundle
+
+    def _activate(self, digest: str) -> None:
+        if digest == self._active_bundle:
+            return
+        folder = code.install_bundle(digest, self._blobs.read(digest), self._bundles)
+        code.activate_bundle(folder)
+        if self._active_bundle is not None:  # other source: what was loaded from the old one is out of date
+            self._loaded.clear()
+            self._instances.clear()
+        self._active_bundle = digest
+
+    def _load(self, digest: str) -> Any:
+        if digest not in self._loaded:
+            self._loaded[digest] = code.loads(self._blobs.read(digest))
+        return self._loaded[digest]
+
+    def _instance(self, code_digest: str, made_of: Any, arguments: str) -> Any:
+        key = (code_digest, arguments)
+        if key not in self._instances:
+            args, kwargs = code.loads(self._blobs.read(arguments))  # type: ignore[misc]
+            self._instances[key] = made_of(*args, **kwargs)
+        return self._instances[key]

@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The process of a worker that runs users' code: `python -m flash_plugins.worker.runner FD`.
+
+It is apart from the official job loop (see `queue`), so that user code has a main thread of its own
+(signals, nested loky and `asyncio.run` work there), may block without stopping the loop, and can be killed.
+
+    job loop ──frames──► main thread ─┬─ one call at a time: runs it right here
+                                      └─ several: a pool of threads, one event loop for coroutines
+    job loop ◄──frames── outcome (call, chunk, end)
+
+Cancelling a call in the main thread is a SIGUSR2 that raises `CallCancelled` there; cancelling one of
+several is a frame that cancels its coroutine, and threads cannot be interrupted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from .. import code
+from ..errors import PayloadTooLarge, UnpicklableError
+from ..failure import encode_exception
+from ..payload import CallEnvelope, Outcome, check_size, encode_failure_text
+from ..platforms import api
+from . import capture
+from .lifeline import die_with_parent
+from .link import BlockingLink
+from .run import MissingBlobs, Prepared, Preparer
+
+__all__ = ["CallCancelled", "Runner", "main"]
+
+#: Frame kinds towards the runner and back.
+CALL, CANCEL, CHUNK, DONE = "call", "cancel", "chunk", "done"
+
+#: Base64 makes four bytes of three; results are checked before they are encoded.
+_BASE64_RATIO = 4 / 3
+
+
+class CallCancelled(BaseException):
+    """Raised inside a running call that was cancelled. Not an `Exception`, so that user code lets it through."""
+
+
+class Runner:
+    """Runs calls as they arrive.
+
+    Args:
+        link: Where calls come from and outcomes go to.
+        preparer: What turns an envelope into a call.
+        concurrency: How many calls run at once.
+        worker_id: Named in every outcome.
+        streams: Whether the job loop passes chunks on (endpoints of generator functions).
+    """
+
+    def __init__(self, link: BlockingLink, preparer: Preparer, *, concurrency: int, worker_id: str | None, streams: bool) -> None:
+        self._streams = streams
+        self._link = link
+        self._preparer = preparer
+        self._concurrency = concurrency
+        self._worker_id = worker_id
+        self._inline_job: str | None = None
+        self._inline_task: asyncio.Task[Any] | None = None
+        self._tasks: dict[str, asyncio.Task[Any]] = {}
+        self._loop = asyncio.new_event_loop()
+
+    def serve(self) -> None:
+        """Run calls until the other end is gone. Must be called in the main thread."""
+        signal.signal(signal.SIGUSR2, self._on_cancel_signal)
+        if self._concurrency == 1:
+            while (frame := self._link.receive()) is not None:
+                if frame[0] == CALL:
+                    self._run_inline(frame[1], frame[2])
+            return
+        threading.Thread(target=self._loop.run_forever, name="flash-coroutines", daemon=True).start()
+        with ThreadPoolExecutor(self._concurrency, thread_name_prefix="flash-call") as pool:
+            while (frame := self._link.receive()) is not None:
+                if frame[0] == CALL:
+                    pool.submit(self._run_in_thread, frame[1], frame[2])
+                elif frame[0] == CANCEL and (task := self._tasks.get(frame[1])) is not None:
+                    self._loop.call_soon_threadsafe(task.cancel)
+            os._exit(0)  # the worker is gone: nobody waits for what still runs
+
+    def _run_inline(self, job_id: str, content: Any) -> None:
+        def drive(coroutine: Any) -> Any:
+            self._inline_task = self._loop.create_task(coroutine)
+            try:
+                return self._loop.run_until_complete(self._inline_task)
+            finally:
+                self._inline_task = None
+
+        self._inline_job = job_id
+        try:
+            answer = self._answer(job_id, content, drive, inline=True)
+        except CallCancelled:
+            answer = {}  # the platform has ended the job already; nobody reads this
+        finally:
+            self._inline_job = None
+        self._link.send((DONE, job_id, answer))
+
+    def _run_in_thread(self, job_id: str, content: Any) -> None:
+        def drive(coroutine: Any) -> Any:
+            async def tracked() -> Any:
+                task = asyncio.current_task()
+                assert task is not None
+                self._tasks[job_id] = task
+                try:
+                    return await coroutine
+                finally:
+                    del self._tasks[job_id]
+
+            return asyncio.run_coroutine_threadsafe(tracked(), self._loop).result()
+
+        self._link.send((DONE, job_id, self._answer(job_id, content, drive, inline=False)))
+
+    def _answer(self, job_id: str, content: Any, drive: Callable[[Any], Any], *, inline: bool) -> dict[str, Any]:
+        """Run one call and return what the job loop reports for it."""
+        started = time.perf_counter()
+        outcome = Outcome(worker=self._worker_id, pid=os.getpid())
+        with capture.recording(inline=inline) as recorder:
+            try:
+                envelope = CallEnvelope.decode(content)
+                capture.follow_log_level(envelope.log_level)
+                prepared = self._preparer.prepare(envelope)
+                outcome = self._make(job_id, prepared, outcome, drive)
+            except MissingBlobs as missing:
+                outcome = replace(outcome, missing=missing.digests)
+            except CallCancelled:
+                raise
+            except BaseException as error:  # noqa: BLE001 - user code may raise anything, SystemExit included
+                outcome = replace(outcome, failure=encode_exception(error))
+        outcome = replace(outcome, records=recorder.records, seconds=time.perf_counter() - started)
+        return {"error": encode_failure_text(outcome)} if outcome.failure is not None else outcome.encode()
+
+    def _make(self, job_id: str, call: Prepared, outcome: Outcome, drive: Callable[[Any], Any]) -> Outcome:
+        value = call.function(*call.args, **call.kwargs)
+        if inspect.isawaitable(value):
+            value = drive(_awaited(value))
+        is_stream = inspect.isgenerator(value) or inspect.isasyncgen(value)
+        if is_stream and not self._streams:
+            raise UnpicklableError(
+                f"{_name_of(call.function)}() returned a generator, which cannot travel; make it a generator function "
+                "itself (a `yield` in its own body) to stream, or return a list"
+            )
+        if inspect.isgenerator(value):
+            self._send_chunks(job_id, value)
+        elif inspect.isasyncgen(value):
+            self._send_chunks(job_id, _drained(value, drive))
+        else:
+            pickled = code.dumps(value, what=f"the result of {_name_of(call.function)}()").data
+            check_size(
+                int(len(pickled) * _BASE64_RATIO), api.RUN_MAX_BYTES, f"the result of {_name_of(call.function)}()"
+            )
+            return replace(outcome, result=pickled)
+        return replace(outcome, ended=True)
+
+    def _send_chunks(self, job_id: str, values: Iterator[Any]) -> None:
+        for value in values:
+            chunk = code.dumps(value, what="a yielded value").data
+            size, limit = int(len(chunk) * _BASE64_RATIO), api.STREAM_CHUNK_MAX_BYTES
+            if size > limit:
+                raise PayloadTooLarge(
+                    f"a yielded value takes {size / 1e6:.1f} MB on the wire, over the limit of {limit / 1e6:.0f} MB "
+                    "for one chunk of a stream; yield smaller parts, or return the whole",
+                    size_bytes=size,
+                    limit_bytes=limit,
+                )
+            self._link.send((CHUNK, job_id, Outcome(chunk=chunk).encode()))
+
+    def _on_cancel_signal(self, _number: int, _frame: FrameType | None) -> None:
+        if self._inline_job is None:
+            return  # it ended while the signal was on its way
+        if self._inline_task is not None:
+            self._loop.call_soon_threadsafe(self._inline_task.cancel)
+            return
+        self._inline_job = None  # once is enough
+        raise CallCancelled
+
+
+async def _awaited(value: Any) -> Any:
+    return await value
+
+
+def _drained(values: AsyncIterator[Any], drive: Callable[[Any], Any]) -> Iterator[Any]:
+    async def following() -> Any:
+        return await anext(values, _END)
+
+    while (value := drive(following())) is not _END:
+        yield value
+
+
+_END = object()
+
+
+def _name_of(function: Callable[..., Any]) -> str:
+    return getattr(function, "__qualname__", None) or type(function).__qualname__
+
+
+def main() -> None:
+    """Serve the socket whose number is the only argument, as the environment says."""
+    die_with_parent(int(sys.argv[2]))
+    link = BlockingLink(socket.socket(fileno=int(sys.argv[1])))
+    signal.signal(signal.SIGTERM, lambda *_: None)  # the job loop decides when to end: it closes the socket
+    capture.install()
+    environ = os.environ
+    preparer = Preparer(Path(environ["FLASH_PLUGINS_CACHE_DIR"]))
+    concurrency = int(environ.get(api.MAX_CONCURRENCY_ENV, "1"))
+    runner = Runner(
+        link,
+        preparer,
+        concurrency=concurrency,
+        worker_id=environ.get("RUNPOD_POD_ID"),
+        streams=environ.get(api.HANDLER_ENV) == api.HANDLER_STREAMS,
+    )
+    runner.serve()
+
+
+if __name__ == "__main__":
+    main()
