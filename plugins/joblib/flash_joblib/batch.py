@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The worker's side: run a batch of tasks one after another. It never submits anything.
+
+Nothing of joblib's own classes is in what travels, so caller and worker may have different versions of it.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import joblib
+
+from .threads import limit_threads
+
+__all__ = ["BatchReport", "Task", "TaskContext", "in_worker", "run_batch"]
+
+#: One task as joblib makes it: function, positional and keyword arguments. All three are the user's.
+Task = tuple[Callable[..., Any], Sequence[Any], Mapping[str, Any]]
+
+_in_worker = False
+
+
+@dataclass(frozen=True, slots=True)
+class TaskContext:
+    """How tasks run on the worker.
+
+    Attributes:
+        nesting_level: Level of the `Parallel` call they belong to; theirs is one more.
+        inner_max_num_threads: Threads that BLAS, OpenMP and the like may use, None for the worker's default.
+    """
+
+    nesting_level: int = 0
+    inner_max_num_threads: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BatchReport:
+    """What a worker sends back for a batch that did not fail.
+
+    Attributes:
+        results: One result a task, in order.
+        busy_s: Seconds spent inside the tasks.
+        result_bytes: Estimated size of all results, pickled.
+        process_id: Process that ran them.
+    """
+
+    results: list[Any]
+    busy_s: float
+    result_bytes: int
+    process_id: int
+
+
+def in_worker() -> bool:
+    """Return True in a process that runs tasks of this backend."""
+    return _in_worker
+
+
+def run_batch(items: Sequence[Task], context: TaskContext) -> BatchReport:
+    """Run the tasks in order and return their results.
+
+    An exception of a task ends the batch and is raised as it is, with a note that says which task it was.
+    `Parallel` inside a task uses the cores of this worker: threads one level down, sequential below.
+    """
+    global _in_worker
+    _in_worker = True
+    from .backend import FlashBackend  # imports this module
+
+    nested, n_jobs = FlashBackend(nesting_level=context.nesting_level).get_nested_backend()
+    limit_threads(context.inner_max_num_threads)
+    results: list[Any] = []
+    started = time.perf_counter()
+    with joblib.parallel_config(backend=nested, n_jobs=n_jobs):
+        for index, (function, args, kwargs) in enumerate(items):
+            try:
+                results.append(function(*args, **kwargs))
+            except BaseException as error:
+                _say_which(error, function, index, len(items))
+                raise
+    busy_s = time.perf_counter() - started
+    return BatchReport(results, busy_s, _pickled_bytes(results[0]) * len(results), os.getpid())
+
+
+def _say_which(error: BaseException, function: object, index: int, count: int) -> None:
+    name = getattr(function, "__qualname__", None) or type(function).__qualname__
+    error.add_note(f"raised by joblib task {name}, number {index + 1} of a batch of {count}, process {os.getpid()}")
+
+
+class _Counter(io.RawIOBase):
+    """Counts what is written and keeps none of it."""
+
+    count = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, chunk: Any) -> int:
+        size = memoryview(chunk).nbytes
+        self.count += size
+        return size
+
+
+def _pickled_bytes(result: object) -> int:
+    """Return the size of `result` pickled, 0 if plain pickle cannot say (the core reports what is wrong)."""
+    counter = _Counter()
+    try:
+        pickle.dump(result, counter, protocol=5)
+    except Exception:  # noqa: BLE001 - any class may raise anything here; sizes are only an estimate
+        return 0
+    return counter.count

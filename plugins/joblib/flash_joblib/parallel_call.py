@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One `Parallel` object on this backend: its batches under way, and the thread that hands results to joblib.
+
+        joblib's thread                     dispatcher                    delivery thread (ours, one a Parallel)
+    submit ── pickles, sends ──▶ Call ──▶ worker ──▶ done callback
+       │                                              └─ queue.put ──▶ decode ─▶ callback(job)
+       └─ cannot be sent: queue.put ────────────────────────────────▶            ├─ stores the result
+                                                                                 └─ submit (next batch)
+
+joblib's callback iterates the user's task generator, which may take long or wait for another `Parallel`.
+A thread for each `Parallel` keeps that away from the dispatcher and from other calls, and it makes sure that
+a callback never runs inside `submit`, under joblib's lock. The thread ends when nothing is under way.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError
+from functools import partial
+from typing import Any
+
+from flash_plugins import Call, PayloadTooLarge, RemoteFunction
+
+from .batch import BatchReport, Task, TaskContext
+from .batching import BatchSizer
+from .stats import RunStats
+
+__all__ = ["BatchJob", "ParallelCall", "current_call"]
+
+_log = logging.getLogger(__name__)
+
+#: Seconds that an idle delivery thread waits for another batch before it ends.
+_IDLE_S = 1.0
+
+_current = threading.local()
+
+
+def current_call() -> ParallelCall | None:
+    """Return the call that this thread configured, submitted for, or delivers for last.
+
+    joblib asks for batch sizes without saying for which `Parallel`.
+    """
+    call: ParallelCall | None = getattr(_current, "call", None)
+    return call
+
+
+class BatchJob:
+    """One batch that joblib submitted, and what became of it. What joblib's callback receives."""
+
+    def __init__(self, tasks: int, callback: Callable[[BatchJob], object] | None) -> None:
+        self.tasks = tasks
+        self.callback = callback
+        self.calls: list[Call[BatchReport]] = []  # several if the batch was too large for one
+        self.is_cancelled = False
+        self._waiting = 0
+        self._results: list[Any] = []
+        self._error: BaseException | None = None
+
+    def retrieve(self) -> list[Any]:
+        """Return the results of the tasks in order, or raise what went wrong. Once only: it forgets them."""
+        results, error = self._results, self._error
+        self._results, self._error = [], None
+        if error is not None:
+            raise error
+        return results
+
+    def fail(self, error: BaseException) -> None:
+        """Note that the batch could not be sent."""
+        self._error = error
+
+    def settle(self, stats: RunStats, sizer: BatchSizer) -> None:
+        """Decode what the calls brought. They are all done."""
+        calls, self.calls = self.calls, []
+        if self._error is not None:
+            return
+        for call in calls:
+            error = _exception_of(call)
+            if error is not None:
+                self._error = error
+                return
+            report = call.result()
+            tasks = len(report.results)
+            stats.add(call.worker_id, report.process_id, tasks=tasks, busy_s=report.busy_s)
+            sizer.record(tasks=tasks, busy_s=report.busy_s, result_bytes=report.result_bytes)
+            self._results.extend(report.results)
+
+
+class ParallelCall:
+    """Sends the batches of one `Parallel` object and delivers their outcome, each exactly once.
+
+    Thread-safe. `submit` may be called under joblib's lock: it neither waits nor calls back.
+    """
+
+    def __init__(
+        self, remote: RemoteFunction[..., Any], context: TaskContext, *, n_jobs: int, stats: RunStats
+    ) -> None:
+        self.n_jobs = n_jobs
+        self.stats = stats
+        self.remaining: int | None = None  # tasks not submitted yet, None if joblib does not know
+        self.sizer = BatchSizer()
+        self._remote = remote
+        self._context = context
+        self._lock = threading.Lock()
+        self._under_way: set[BatchJob] = set()
+        self._finished: queue.SimpleQueue[BatchJob] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def make_current(self) -> None:
+        """Make this the call that `current_call` returns in this thread."""
+        _current.call = self
+
+    def next_batch_size(self) -> int:
+        """Return the number of tasks the next batch should have."""
+        return self.sizer.next_size(remaining=self.remaining, n_jobs=self.n_jobs)
+
+    def submit(self, items: Sequence[Task], callback: Callable[[BatchJob], object] | None) -> BatchJob:
+        """Send a batch. Whatever happens to it arrives through `callback`, from the delivery thread.
+
+        Raises:
+            KeyboardInterrupt: The user pressed Ctrl-C while the arguments were pickled.
+        """
+        job = BatchJob(len(items), callback)
+        with self._lock:
+            self._under_way.add(job)
+            self._ensure_thread()
+        try:
+            self._send(items, job.calls)
+        except BaseException as error:
+            for call in job.calls:
+                call.cancel()
+            if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+                with self._lock:
+                    self._under_way.discard(job)
+                raise
+            job.fail(error)
+            self._finished.put(job)
+            return job
+        waiting = list(job.calls)
+        with self._lock:
+            job._waiting = len(waiting)
+            is_cancelled = job.is_cancelled
+        for call in waiting:
+            call.add_done_callback(partial(self._call_done, job))
+            if is_cancelled:
+                call.cancel()
+        return job
+
+    def cancel(self) -> None:
+        """Cancel every batch under way, in the background."""
+        with self._lock:
+            jobs = list(self._under_way)
+            for job in jobs:
+                job.is_cancelled = True
+        for job in jobs:
+            for call in list(job.calls):
+                call.cancel()
+
+    def _send(self, items: Sequence[Task], calls: list[Call[BatchReport]]) -> None:
+        """Append the calls that carry `items`: one, or more if that would be too large for a job."""
+        try:
+            calls.append(self._remote(items, self._context))
+        except PayloadTooLarge:
+            half = len(items) // 2
+            if half == 0:
+                raise
+            self.sizer.limit(half)
+            self._send(items[:half], calls)
+            self._send(items[half:], calls)
+
+    def _call_done(self, job: BatchJob, _call: Call[BatchReport]) -> None:
+        with self._lock:
+            job._waiting -= 1
+            is_last = job._waiting == 0
+        if is_last:
+            self._finished.put(job)
+
+    def _ensure_thread(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._deliver, name="flash-joblib-delivery", daemon=True)
+            self._thread.start()
+
+    def _deliver(self) -> None:
+        self.make_current()
+        while True:
+            try:
+                job = self._finished.get(timeout=_IDLE_S)
+            except queue.Empty:
+                with self._lock:
+                    if not self._under_way:
+                        self._thread = None
+                        return
+                continue
+            job.settle(self.stats, self.sizer)
+            with self._lock:
+                self._under_way.discard(job)
+            callback, job.callback = job.callback, None
+            if callback is None:
+                continue
+            try:
+                callback(job)
+            except Exception:
+                # joblib's own code, which has no other way to tell: the thread must live for the other batches.
+                _log.exception("joblib's completion callback failed; this Parallel call may not end")
+            del job, callback
+
+
+def _exception_of(call: Call[BatchReport]) -> BaseException | None:
+    try:
+        return call.exception()
+    except CancelledError as error:
+        return error
