@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pickler: turns objects into bytes and says which of the user's own modules those bytes refer to.
+
+It is cloudpickle with three differences. It knows modules by kind (see `modules`) and so pickles by value
+what a worker could not import. It notes every local module it refers to. And a class that was defined in
+this process is never overwritten by the copy of it that comes back inside a result.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import pickle
+import types
+import typing
+import weakref
+from dataclasses import dataclass
+
+import cloudpickle
+from cloudpickle import cloudpickle as _cloudpickle
+
+from flash_plugins.code.imports import imports_of_code, imports_of_main
+from flash_plugins.code.modules import ModuleKind, module_kind
+from flash_plugins.errors import UnpicklableError
+
+__all__ = ["Pickled", "Pickler", "dumps", "loads"]
+
+#: Version 5: large buffers without a copy. Every supported Python has it.
+_PROTOCOL = 5
+
+#: Objects looked at before the check for plain data gives up; the check must stay cheaper than it saves.
+_PLAIN_LIMIT = 64
+
+_PLAIN_SCALARS = frozenset({type(None), bool, int, float, complex, str, bytes})
+_PLAIN_SEQUENCES = frozenset({tuple, list, set, frozenset})
+_NO_MODULES: frozenset[str] = frozenset()
+
+#: Classes that travelled by value: defined in this process, or rebuilt here from a pickle.
+_defined_here: weakref.WeakSet[type] = weakref.WeakSet()
+_rebuilt_here: weakref.WeakSet[type] = weakref.WeakSet()
+
+
+@dataclass(frozen=True, slots=True)
+class Pickled:
+    """A pickled object.
+
+    Attributes:
+        data: The pickle, protocol 5, buffers in band.
+        modules: Full names of the local modules it refers to; their source must be on the worker.
+    """
+
+    data: bytes
+    modules: frozenset[str]
+
+
+def dumps(obj: object, *, what: str) -> Pickled:
+    """Pickle any object, functions and classes of the script included.
+
+    Thread-safe. Costs about 1 µs for a few plain values and 10 µs for anything else.
+
+    Args:
+        obj: The object.
+        what: Its name in error texts, such as "argument 'x' of train()".
+
+    Raises:
+        UnpicklableError: It holds something that cannot travel; the message has the path to it.
+    """
+    if _is_plain(obj):
+        return Pickled(pickle.dumps(obj, _PROTOCOL), _NO_MODULES)
+    with io.BytesIO() as file:
+        pickler = Pickler(file)
+        try:
+            pickler.dump(obj)
+        except MemoryError:
+            raise
+        except Exception as error:
+            from flash_plugins.code.culprit import explain
+
+            raise UnpicklableError(explain(obj, what, error)) from error
+        return Pickled(file.getvalue(), frozenset(pickler.modules))
+
+
+def loads(data: bytes) -> object:
+    """Rebuild what `dumps` pickled. Only for data of our own: unpickling runs code.
+
+    Raises:
+        Exception: Whatever the pickle's own code raises, ModuleNotFoundError above all.
+    """
+    return pickle.loads(data)
+
+
+def _is_plain(obj: object) -> bool:
+    """Whether a few exact builtins are all there is, so that the C pickler alone does it."""
+    if type(obj) in _PLAIN_SCALARS:
+        return True
+    containers: list[object] = [obj]
+    left = _PLAIN_LIMIT
+    while containers:
+        container = containers.pop()
+        children: typing.Iterable[object]
+        if type(container) in _PLAIN_SEQUENCES:
+            children = typing.cast("tuple[object, ...]", container)
+        elif type(container) is dict:
+            children = itertools.chain(container, container.values())
+        else:
+            return False
+        for child in children:
+            left -= 1
+            if left < 0:
+                return False
+            if type(child) not in _PLAIN_SCALARS:
+                containers.append(child)
+    return True
+
+
+class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is untyped
+    """Pickles one object and collects the names of the local modules that it refers to.
+
+    Attributes:
+        modules: The names so far.
+    """
+
+    def __init__(self, file: io.BytesIO | io.RawIOBase) -> None:
+        super().__init__(file, protocol=_PROTOCOL)
+        self.modules: set[str] = set()
+        self._known_types: set[type] = set()
+        self._has_main = False
+
+    # The return type is pickle's: a reduce tuple, or NotImplemented to go on in the default way.
+    def reducer_override(self, obj: typing.Any) -> typing.Any:
+        """Called by pickle for everything that is not an exact builtin."""
+        kind = type(obj)
+        if kind in self._known_types:
+            return NotImplemented
+        if kind is types.FunctionType:
+            return self._reduce_function(obj)
+        if kind is types.ModuleType or isinstance(obj, types.ModuleType):
+            return self._reduce_module(obj)
+        if issubclass(kind, type):
+            return self._reduce_class(obj)
+        if kind is typing.TypeVar:
+            return self._reduce_type_variable(obj)
+        if kind is types.BuiltinFunctionType:
+            self._refer_to(obj.__module__)
+            return NotImplemented
+        # An instance: pickle comes back for its class, unless its __reduce__ is a name in the module.
+        if module_kind(kind.__module__) is ModuleKind.LOCAL:
+            self.modules.add(kind.__module__)
+        self._known_types.add(kind)
+        return NotImplemented
+
+    def _reduce_function(self, function: types.FunctionType) -> typing.Any:
+        module = function.__module__
+        if _kind_of(module) is ModuleKind.UNREACHABLE:
+            reduced = self._dynamic_function_reduce(function)
+        else:
+            reduced = self._function_reduce(function)
+            self._refer_to(module)
+        if reduced is not NotImplemented:
+            self._note_imports(function)
+        return reduced
+
+    def _reduce_class(self, cls: type) -> typing.Any:
+        module = cls.__module__
+        if _kind_of(module) is ModuleKind.UNREACHABLE and _is_written_in_python(cls):
+            reduced = _cloudpickle._dynamic_class_reduce(cls)
+        else:
+            reduced = _cloudpickle._class_reduce(cls)
+            self._refer_to(module)
+        if reduced is NotImplemented or reduced[-1] is not _cloudpickle._class_setstate:
+            return reduced
+        if cls not in _rebuilt_here:
+            _defined_here.add(cls)
+        make, arguments, state, *_ = reduced
+        return _find_or_make_class, (make, *arguments), state, None, None, _set_class_state
+
+    def _reduce_module(self, module: types.ModuleType) -> typing.Any:
+        name = module.__name__
+        if _kind_of(name) is ModuleKind.UNREACHABLE and name != "__main__":
+            content = {k: v for k, v in vars(module).items() if k not in _MODULE_MACHINERY}
+            return _cloudpickle.dynamic_subimport, (name, content)
+        self._refer_to(name)
+        return _cloudpickle._module_reduce(module)
+
+    def _reduce_type_variable(self, variable: typing.TypeVar) -> typing.Any:
+        if _kind_of(variable.__module__) is ModuleKind.UNREACHABLE:
+            return _cloudpickle._make_typevar, _cloudpickle._decompose_typevar(variable)
+        return NotImplemented
+
+    def _refer_to(self, module: str | None) -> None:
+        kind = _kind_of(module)
+        if module is None or kind is ModuleKind.INSTALLED:
+            return
+        if kind is ModuleKind.LOCAL:
+            self.modules.add(module)
+        elif kind is ModuleKind.COMPILED:
+            raise pickle.PicklingError(
+                f"module {module!r} is a compiled extension beside your sources, which cannot travel; "
+                "build a wheel of it and list that in dependencies"
+            )
+
+    def _note_imports(self, function: types.FunctionType) -> None:
+        """Note what a function that goes by value imports when it runs."""
+        package = function.__globals__.get("__package__")
+        for statement in imports_of_code(function.__code__):
+            for name in statement.modules(package):
+                if module_kind(name) is ModuleKind.LOCAL:
+                    self.modules.add(name)
+        if not self._has_main and function.__globals__.get("__name__") == "__main__":
+            self._has_main = True
+            self.modules |= imports_of_main()
+
+
+#: What a module has that its copy must not: it would be unpicklable, or untrue on the worker.
+_MODULE_MACHINERY = frozenset({"__builtins__", "__loader__", "__spec__", "__cached__"})
+
+
+def _kind_of(module: object) -> ModuleKind:
+    # __module__ is None for a function made by exec() without a name, and can be set to anything.
+    return module_kind(module) if isinstance(module, str) else ModuleKind.INSTALLED
+
+
+def _is_written_in_python(cls: type) -> bool:
+    return bool(cls.__flags__ & (1 << 9))  # Py_TPFLAGS_HEAPTYPE: no static type of a C extension
+
+
+def _find_or_make_class(make: typing.Callable[..., type], *arguments: typing.Any) -> type:
+    """The class that came by value before, or an empty one; never a second one beside the first.
+
+    cloudpickle makes one each time and throws it away, for which __init_subclass__ of the bases runs.
+    """
+    tracker_id = arguments[-2]
+    known: type | None = _cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID.get(tracker_id)
+    return known if known is not None else make(*arguments)
+
+
+def _set_class_state(cls: type, state: tuple[dict[str, object], dict[str, object]]) -> type:
+    """Fill in a class that came by value, unless it is the original, defined here and come back.
+
+    cloudpickle would replace the methods of the original by copies with globals of their own.
+    """
+    if cls not in _defined_here:
+        _cloudpickle._class_setstate(cls, state)
+        _rebuilt_here.add(cls)
+    return cls
