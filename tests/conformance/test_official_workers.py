@@ -140,7 +140,7 @@ def test_aggregated_generator_streams_while_running_and_collects_its_output(
 
 
 def test_progress_is_the_output_while_the_job_runs(serve: Serve, tmp_path: Path) -> None:
-    queue = serve("progress.py")
+    queue = serve("reports_progress.py")
     gate = tmp_path / "gate"
 
     job_id = queue.run({"gate": str(gate)})
@@ -153,7 +153,7 @@ def test_progress_is_the_output_while_the_job_runs(serve: Serve, tmp_path: Path)
 
 
 def test_raising_handler_fails_the_job_with_the_sdks_error_text(serve: Serve) -> None:
-    queue = serve("errors.py")
+    queue = serve("failing.py")
 
     job = queue.runsync({"how": "raise"})
 
@@ -168,7 +168,7 @@ def test_raising_handler_fails_the_job_with_the_sdks_error_text(serve: Serve) ->
 
 
 def test_returned_error_fails_the_job_and_keeps_the_rest_as_output(serve: Serve) -> None:
-    queue = serve("errors.py")
+    queue = serve("failing.py")
 
     job = queue.runsync({"how": "return"})
 
@@ -176,7 +176,7 @@ def test_returned_error_fails_the_job_and_keeps_the_rest_as_output(serve: Serve)
 
 
 def test_failed_job_can_be_retried_under_its_id(serve: Serve, tmp_path: Path) -> None:
-    queue = serve("errors.py")
+    queue = serve("failing.py")
     job_id = queue.run({"how": "once", "marker": str(tmp_path / "marker")})
     assert queue.finish(job_id)["status"] == "FAILED"
 
@@ -211,7 +211,7 @@ def test_worker_configured_for_one_job_serves_the_next_one_afresh(serve: Serve) 
 
 
 def test_concurrency_modifier_lets_one_worker_run_several_jobs(account: Account, serve: Serve) -> None:
-    queue = serve("concurrent.py")
+    queue = serve("several_at_once.py")
 
     ids = [queue.run({"expected": 4}) for _ in range(4)]
     jobs = [queue.finish(job_id) for job_id in ids]
