@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     GpuRequest = GpuType | GpuGroup | str | Sequence[GpuType | GpuGroup | str]
     CpuRequest = CpuInstanceType | str | Sequence[CpuInstanceType | str]
 
-__all__ = ["EndpointConfig", "EndpointParameters", "Settings"]
+__all__ = ["EndpointConfig", "EndpointParameters", "Settings", "is_ci", "worker_endpoint"]
 
 _Member = TypeVar("_Member", bound=Enum)
 
@@ -317,6 +317,16 @@ class Settings:
             job_base=environ.get("RUNPOD_ENDPOINT_BASE_URL", api.CLOUD_JOB_BASE).rstrip("/").removesuffix("/v2"),
             progress=_check_progress(environ.get("FLASH_PROGRESS") or progress or "auto"),
         )
+
+
+def is_ci() -> bool:
+    """Return whether this process runs in continuous integration (the variable `CI` is set)."""
+    return bool(os.environ.get("CI"))
+
+
+def worker_endpoint() -> str | None:
+    """Return the name of the endpoint whose worker this process is, None outside workers."""
+    return os.environ.get(api.ENDPOINT_NAME_ENV)
 
 
 def _check_progress(value: str) -> str:

@@ -70,8 +70,8 @@ class CallEvent:
 def flash_choose_platform(settings: Settings) -> Platform | None:
     """Return the platform that this process uses, or None to leave the choice to the next plugin.
 
-    Gate. Called once per process, in the thread of the first call, before anything is sent. The first
-    answer that is not None wins; the built-in choice answers last.
+    Gate. Called once per process, in the thread of the first call, before anything is started or sent.
+    The first answer that is not None wins; the built-in choice answers last.
     """
 
 

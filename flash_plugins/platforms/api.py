@@ -18,7 +18,17 @@ SERVERLESS_PATH: Final = "/v2/serverless"
 
 #: First path segments of REST v2 below `/v2/`; an endpoint id may be none of them (both share one port locally).
 RESERVED_ENDPOINT_IDS: Final = frozenset(
-    {"account", "billing", "catalog", "clusters", "network-volumes", "pods", "registries", "serverless", "templates"}
+    {
+        "account",
+        "billing",
+        "catalog",
+        "clusters",
+        "network-volumes",
+        "pods",
+        "registries",
+        "serverless",
+        "templates",
+    }
 )
 
 #: Largest request body of `/run` and `/runsync`, bytes ("10 MB", "20 MB").
@@ -49,3 +59,69 @@ EMPTY_INPUT: Final = {"__empty": True}
 #: Endpoint environment variable: how many jobs one worker runs at once. The local platform caps jobs in
 #: flight per worker at it; absent means that the worker's own loop decides, as on Runpod.
 MAX_CONCURRENCY_ENV: Final = "RUNPOD_MAX_CONCURRENCY"
+
+#: Largest request body of the worker's `job-done`, bytes: the official SDK warns above 20 MB and users report
+#: refusals from the service.
+RESULT_MAX_BYTES: Final = 20_000_000
+
+#: How often a job is given to a worker before it fails because its workers died. Runpod does not publish its figure.
+MAX_ATTEMPTS: Final = 3
+#: Extra field of a job answer: how many workers got the job so far; left out while that is at most one.
+ATTEMPTS_FIELD: Final = "attempts"
+#: How the error text of a job starts when no worker could finish it, so that a client can tell that from a handler's error.
+WORKER_LOST_PREFIX: Final = "worker lost: "
+#: How it starts when the endpoint's workers end, again and again, before they take a first job.
+WORKER_START_FAILED_PREFIX: Final = "worker did not start: "
+
+#: Seconds a worker may take until it asks for its first job; `INIT_TIMEOUT_ENV` in the endpoint's `env` overrides it.
+WORKER_INIT_TIMEOUT_S: Final = 420.0
+INIT_TIMEOUT_ENV: Final = "RUNPOD_INIT_TIMEOUT"
+#: Milliseconds between the pings of a worker, the official SDK's default, and the variable that changes it.
+PING_INTERVAL_DEFAULT_MS: Final = 10_000
+PING_INTERVAL_ENV: Final = "RUNPOD_PING_INTERVAL"
+
+#: Defaults of an endpoint: execution timeout in milliseconds, workers, seconds until an idle worker is stopped.
+ENDPOINT_TIMEOUT_DEFAULT_MS: Final = 300_000
+WORKERS_MIN_DEFAULT: Final = 0
+WORKERS_MAX_DEFAULT: Final = 3
+IDLE_TIMEOUT_DEFAULT_S: Final = 10
+IDLE_TIMEOUT_MIN_S: Final = 1
+IDLE_TIMEOUT_MAX_S: Final = 3_600
+QUEUE_DELAY_MIN_S: Final = 0.5
+
+#: A webhook gets the final job; any status but 200 is tried again, this often, after this many seconds.
+WEBHOOK_RETRIES: Final = 2
+WEBHOOK_RETRY_DELAY_S: Final = 10.0
+
+#: Variables that the official clients read to find the service: management base (no `/v2`), job base (with `/v2`), key.
+API_BASE_ENV: Final = "RUNPOD_API_BASE_URL"
+ENDPOINT_BASE_ENV: Final = "RUNPOD_ENDPOINT_BASE_URL"
+API_KEY_ENV: Final = "RUNPOD_API_KEY"
+
+#: Variable the local platform gives its workers: a directory they share, removed with the platform.
+CACHE_DIR_ENV: Final = "FLASH_PLUGINS_CACHE_DIR"
+
+#: Endpoint environment variable: whether the worker's handler streams (`stream`) or answers once (absent).
+HANDLER_ENV: Final = "FLASH_PLUGINS_HANDLER"
+HANDLER_STREAMS: Final = "stream"
+
+#: Command line of our own worker, where the package is installed.
+WORKER_COMMAND: Final = "python -m flash_plugins.worker"
+#: Environment variable with what `pip install` is given where the package is not installed.
+PACKAGE_SPEC_ENV: Final = "FLASH_PLUGINS_SPEC"
+#: Command line of our own worker in a stock image: find a python, install the package unless it is there, start.
+#: One POSIX `sh -c` word in double-quote-free single quotes, so no single quote may appear inside.
+INSTALLING_WORKER_COMMAND: Final = (
+    "sh -c '"
+    "for p in python3 python /opt/conda/bin/python; do command -v $p >/dev/null 2>&1 && break; p=; done; "
+    'if [ -z "$p" ]; then echo "flash-plugins: this image has no python; choose one that has" >&2; exit 1; fi; '
+    '$p -c "import flash_plugins, runpod" >/dev/null 2>&1 || '
+    f"$p -m pip install --quiet --disable-pip-version-check --root-user-action=ignore ${PACKAGE_SPEC_ENV} || "
+    f'{{ echo "flash-plugins: pip install ${PACKAGE_SPEC_ENV} failed; see the lines above" >&2; exit 1; }}; '
+    "exec $p -m flash_plugins.worker'"
+)
+
+#: Endpoint environment variable: the caller's Python version, `3.12`, which the worker must share.
+PYTHON_ENV: Final = "FLASH_PLUGINS_PYTHON"
+#: Endpoint environment variable: the endpoint's name, by which decorated functions know their own workers.
+ENDPOINT_NAME_ENV: Final = "FLASH_PLUGINS_ENDPOINT"

@@ -10,16 +10,27 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
+from . import api
+
 __all__ = ["Connection", "Platform"]
 
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """Where a platform is. Base URLs carry no `/v2`; the key never appears in `repr`."""
+    """Where a platform is, and how its workers start.
+
+    Attributes:
+        api_base: Base URL of REST v2, without `/v2`.
+        key: The API key; never in `repr`.
+        job_base: Base URL, without `/v2`, that replaces scheme and host of the endpoints' own request URLs;
+            None to use those as they are.
+        worker_command: Command line that starts our worker there.
+    """
 
     api_base: str
-    job_base: str
     key: str = field(repr=False)
+    job_base: str | None = None
+    worker_command: str = api.WORKER_COMMAND
 
 
 @runtime_checkable
@@ -33,6 +44,10 @@ class Platform(Protocol):
     @property
     def reason(self) -> str:
         """Why this platform was chosen, as one clause for the line the user sees."""
+
+    @property
+    def outlives_us(self) -> bool:
+        """Whether jobs would go on after this process has ended, so that they must be cancelled first."""
 
     def connect(self) -> Connection:
         """Start or find the platform and return where it is. Idempotent; thread-safe.

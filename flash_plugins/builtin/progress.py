@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Progress of all calls of this process, on stderr: one line that is rewritten, or a line now and then in a log.
+
+Silent for work that is over within a second, in CI, and where `FLASH_PROGRESS=off`; `on` shows it everywhere.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import TextIO
+
+from ..hooks import CallEvent, CallStage, hookimpl
+
+__all__ = ["Progress"]
+
+#: Seconds of work before anything is shown, and between two updates on a terminal and in a log.
+_QUIET_S = 1.0
+_TERMINAL_INTERVAL_S = 0.2
+_LOG_INTERVAL_S = 5.0
+
+
+class Progress:
+    """Counts calls by stage and shows them from a thread that lives only while calls run.
+
+    Args:
+        mode: Returns `auto`, `on` or `off`; asked when work begins.
+        stream: Where to write; None means the `sys.stderr` of that moment.
+        is_ci: Whether this is a CI run, where `auto` means off.
+    """
+
+    def __init__(self, mode: Callable[[], str], *, stream: TextIO | None = None, is_ci: bool = False) -> None:
+        self._mode = mode
+        self._stream = stream
+        self._is_ci = is_ci
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._reset()
+        self._thread: threading.Thread | None = None
+
+    @hookimpl
+    def flash_call_event(self, event: CallEvent) -> None:
+        """Count the event, and begin to show when the first call of a stretch of work comes in."""
+        with self._lock:
+            if event.stage is CallStage.QUEUED:
+                if self._open == 0:
+                    self._reset()
+                self._total += 1
+                self._endpoints.add(event.endpoint)
+                if self._thread is None and self._is_wanted():
+                    self._thread = threading.Thread(target=self._show, name="flash-progress", daemon=True)
+                    self._thread.start()
+            elif event.stage is CallStage.SENT:
+                self._sent += 1
+            else:
+                self._ended += 1
+                self._failed += event.stage is CallStage.FAILED
+                self._cancelled += event.stage is CallStage.CANCELLED
+                if event.worker_id is not None:
+                    self._workers.add(event.worker_id)
+                if self._open == 0:
+                    self._changed.notify_all()
+
+    @property
+    def _open(self) -> int:
+        return self._total - self._ended
+
+    def _reset(self) -> None:
+        self._total = self._sent = self._ended = self._failed = self._cancelled = 0
+        self._workers: set[str] = set()
+        self._endpoints: set[str] = set()
+        self._began_at = time.monotonic()
+
+    def _is_wanted(self) -> bool:
+        mode = self._mode()
+        return mode == "on" or (mode == "auto" and not self._is_ci)
+
+    def _show(self) -> None:
+        out = self._stream or sys.stderr
+        is_terminal = out is not None and out.isatty()
+        interval_s = _TERMINAL_INTERVAL_S if is_terminal else _LOG_INTERVAL_S
+        next_at, shown = time.monotonic() + _QUIET_S, False
+        with self._lock:
+            while self._open:
+                self._changed.wait(max(0.0, next_at - time.monotonic()))
+                if time.monotonic() < next_at and self._open:
+                    continue
+                if time.monotonic() >= next_at:
+                    self._write(out, is_terminal)
+                    shown, next_at = True, time.monotonic() + interval_s
+            if shown:
+                self._write(out, is_terminal)
+                if is_terminal:
+                    out.write("\n")
+            self._thread = None
+
+    def _write(self, out: TextIO, is_terminal: bool) -> None:
+        seconds = time.monotonic() - self._began_at
+        waiting = self._open
+        parts = [f"{self._ended}/{self._total} calls done"]
+        if waiting and not self._workers:
+            parts.append("waiting for the first result")
+        if self._failed:
+            parts.append(f"{self._failed} failed")
+        if self._cancelled:
+            parts.append(f"{self._cancelled} cancelled")
+        if self._workers:
+            parts.append(f"{len(self._workers)} worker{'s' if len(self._workers) > 1 else ''}")
+        if self._ended:
+            parts.append(f"{self._ended / max(seconds, 1e-9):.1f}/s")
+        text = f"{', '.join(sorted(self._endpoints))}: {' · '.join(parts)} · {seconds:.0f} s"
+        out.write(f"\r\x1b[2K{text}" if is_terminal else f"flash-plugins: {text}\n")
+        out.flush()
+
+

@@ -1,0 +1,433 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The way of one endpoint: its queue of calls, its window of jobs in flight, one job from submission to outcome.
+
+    queue ──(window)──► /runsync held 1 s ──► finished ──────────────────────────────► outcome
+                             └── not yet: id known ──► /stream held until the end ──► /status ──► outcome
+
+One request carries a short call; a longer one is followed by held requests, and by one poller where the
+platform does not hold them. The id of a job is known after a second at the latest, so it can be cancelled.
+Lives on the dispatcher's event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import InvalidStateError
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ..config import EndpointConfig
+from ..errors import (
+    EnvelopeError,
+    FlashPluginsError,
+    JobCancelled,
+    JobExpired,
+    JobFailed,
+    JobTimeout,
+    NotFoundError,
+    PlatformUnavailable,
+    SubmissionUnknown,
+    WorkerLost,
+)
+from ..hooks import CallEvent, CallStage
+from ..job import JobResult, JobStatus
+from ..payload import CallEnvelope, Outcome, check_size, decode_failure_text, decode_outcome
+from ..platforms import api
+from ..replay import replay
+from .call import Call, StreamCall
+from .window import Window
+
+if TYPE_CHECKING:
+    from ..platforms.runpod import EndpointHandle
+    from .session import Session
+
+__all__ = ["Lane", "Submission"]
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+#: Blobs up to this many bytes in all ride along until a worker is known to have them; larger ones once.
+_SMALL_BLOBS_BYTES = 16_384
+#: How often a call is sent again because a worker lacked blobs: each worker of a large endpoint may lack them once.
+_MAX_RESENDS = 8
+#: Consecutive transport errors after which following a job is given up, and the pause between them, seconds.
+_MAX_TRANSPORT_ERRORS = 5
+_TRANSPORT_PAUSE_S = 0.5
+#: A platform that answers a held request sooner than this, with nothing to say, does not hold: poll instead.
+_HOLDS_AT_LEAST_S = 0.5
+#: Seconds a new job may be unknown to the platform's other servers (Runpod's 2.0 client waits as long).
+_VISIBILITY_S = 10.0
+#: Execution timeout sent when the user set none, and time to live of a job beyond its execution, ms.
+_NO_LIMIT_MS = 86_400_000
+_TTL_MARGIN_MS = 86_400_000
+
+
+@dataclass(slots=True, eq=False)
+class Submission:
+    """One call on its way. Fields change on the loop only; the methods may be called from any thread."""
+
+    lane: Lane
+    call: Call[Any]
+    envelope: CallEnvelope
+    is_sent: bool = False
+    is_cancelled: bool = False
+    is_cancel_sent: bool = False
+
+    def cancel(self) -> None:
+        """Have the platform told that nobody wants the outcome."""
+        self.is_cancelled = True
+        self.lane.session.loop.post(lambda: self.lane.drop(self))
+
+    def interrupt(self) -> None:
+        """Ctrl-C was pressed while somebody waited: cancel everything of this process."""
+        self.lane.session.cancel_all()
+
+
+class Lane:
+    """Carries the calls of one endpoint.
+
+    Args:
+        session: The process's connection to its platform.
+        config: What the endpoint is.
+        streams: Whether its functions are generators.
+    """
+
+    def __init__(self, session: Session, config: EndpointConfig, *, streams: bool) -> None:
+        self.session = session
+        self.config = config
+        self.streams = streams
+        self._queue: deque[Submission] = deque()
+        self._flying: set[Submission] = set()
+        self._window = Window()
+        self._handle: EndpointHandle | None = None
+        self._is_provisioning = False
+        self._known: set[str] = set()  # digests that some worker has
+        self._carried: set[str] = set()  # digests that were sent at least once
+        self._is_held = True  # whether the platform holds /stream, as far as known
+        limit_ms = config.execution_timeout_ms or _NO_LIMIT_MS
+        self._policy = {"executionTimeout": limit_ms, "ttl": min(limit_ms + _TTL_MARGIN_MS, api.POLICY_MAX_MS)}
+
+    @property
+    def submissions(self) -> list[Submission]:
+        """All calls that are not done."""
+        return [*self._queue, *self._flying]
+
+    def enqueue(self, submission: Submission) -> None:
+        """Take a call."""
+        self._queue.append(submission)
+        self._tell(submission, CallStage.QUEUED)
+        self._pump()
+
+    def provision(self) -> None:
+        """Make sure that the endpoint exists, in the background."""
+        if self._handle is None and not self._is_provisioning:
+            self._is_provisioning = True
+            self.session.loop.spawn(self._provision())
+
+    def drop(self, submission: Submission) -> None:
+        """Cancel a call wherever it is."""
+        if not submission.is_sent:
+            if submission in self._queue:
+                self._queue.remove(submission)
+                self._tell(submission, CallStage.CANCELLED)
+        elif submission in self._flying:
+            self.session.loop.spawn(self._send_cancel(submission))
+
+    def take_queue(self) -> list[Submission]:
+        """Give up the calls that were not sent yet."""
+        waiting = list(self._queue)
+        self._queue.clear()
+        return waiting
+
+    def fail_all(self, error: FlashPluginsError) -> None:
+        """End every call that waits here with `error`."""
+        while self._queue:
+            self._settle_error(self._queue.popleft(), error)
+
+    def _pump(self) -> None:
+        if not self._queue:
+            return
+        if self._handle is None:
+            self.provision()
+            return
+        while self._queue and len(self._flying) < self._window.size:
+            submission = self._queue.popleft()
+            submission.is_sent = True
+            self._flying.add(submission)
+            self._tell(submission, CallStage.SENT)
+            self.session.loop.spawn(self._carry(submission))
+
+    async def _provision(self) -> None:
+        try:
+            self._handle = await self.session.provision(self.config, streams=self.streams)
+        except FlashPluginsError as error:
+            self.fail_all(error)
+        except Exception as error:  # noqa: BLE001 - a waiting call must get the bug's traceback, not wait for ever
+            self.fail_all(_internal(error))
+            raise
+        finally:
+            self._is_provisioning = False
+        self._pump()
+
+    async def _carry(self, submission: Submission) -> None:
+        """See one call through."""
+        try:
+            outcome = await self._outcome(submission)
+        except FlashPluginsError as error:
+            self._settle_error(submission, self.session.explain(error))
+        except asyncio.CancelledError:
+            error = JobCancelled("the process is ending", job_id=submission.call.job_id)
+            self._settle_error(submission, error)
+            raise
+        except Exception as error:  # noqa: BLE001 - as in _provision
+            self._settle_error(submission, _internal(error))
+            raise
+        else:
+            self._settle(submission, outcome)
+        finally:
+            self._flying.discard(submission)
+            self._pump()
+
+    async def _outcome(self, submission: Submission) -> Outcome:
+        """Send the call, with more blobs each time a worker lacks some, and return what came of it."""
+        envelope = submission.envelope
+        blobs = self._blobs_to_carry(envelope)
+        for _ in range(_MAX_RESENDS):
+            body = envelope.encode(blobs, self._policy)
+            limit = api.RUN_MAX_BYTES if self.streams else api.RUNSYNC_MAX_BYTES
+            check_size(len(body), limit, f"call of {submission.call.function_name}()")
+            self._carried.update(blobs)
+            job = await self._finished(submission, body)
+            outcome = self._read(submission, job)
+            if not outcome.missing:
+                self._known.update(envelope.needs)
+                return outcome
+            blobs = [digest for digest in outcome.missing if digest in envelope.blobs]
+            if not blobs:
+                raise EnvelopeError(f"the worker asks for {outcome.missing}, which {submission.call!r} does not have")
+        raise EnvelopeError(
+            f"{submission.call!r} was sent {_MAX_RESENDS} times and each worker lacked its code; do the workers of "
+            f"endpoint {self.config.name!r} keep their disk between calls?"
+        )
+
+    def _blobs_to_carry(self, envelope: CallEnvelope) -> list[str]:
+        unknown = [digest for digest in envelope.needs if digest not in self._known]
+        if sum(len(envelope.blobs[digest]) for digest in unknown) <= _SMALL_BLOBS_BYTES:
+            return unknown
+        return [digest for digest in unknown if digest not in self._carried]
+
+    async def _finished(self, submission: Submission, body: bytes) -> JobResult:
+        """Submit a job and return it finished."""
+        job = await self._submitted(submission, body)
+        if job.status.is_terminal and not self.streams:
+            return job
+        submission.call.job_id = job.id
+        if submission.is_cancelled:
+            await self._send_cancel(submission)
+        return await self._followed(submission, job)
+
+    async def _submitted(self, submission: Submission, body: bytes) -> JobResult:
+        client = self.session.client
+
+        async def send() -> JobResult:
+            handle = await self._provisioned()
+            if self.streams:
+                return await client.run(handle, body)
+            return await client.run_sync(handle, body, wait_ms=api.RUNSYNC_WAIT_MIN_MS)
+
+        from ..platforms.runpod import TransportFailure
+
+        failures = 0
+        while True:
+            try:
+                return await self._paced(send)
+            except NotFoundError:
+                failures += 1
+                if failures > 1:
+                    raise
+                self._handle = None  # somebody deleted the endpoint: nothing was accepted, so make it again
+            except TransportFailure as error:
+                failures += 1
+                if error.was_sent:
+                    raise SubmissionUnknown(
+                        f"{submission.call!r}: {error}; the platform may or may not run it, so it is not sent again: "
+                        "check what it did before you repeat it"
+                    ) from error
+                if failures >= _MAX_TRANSPORT_ERRORS or self.session.lost_reason() is not None:
+                    raise PlatformUnavailable(f"{submission.call!r} could not be sent: {error}") from error
+                await asyncio.sleep(_TRANSPORT_PAUSE_S)
+
+    async def _provisioned(self) -> EndpointHandle:
+        if self._handle is None:
+            self._handle = await self.session.provision(self.config, streams=self.streams)
+        return self._handle
+
+    async def _followed(self, submission: Submission, job: JobResult) -> JobResult:
+        """Wait for the end of a job that the platform has accepted."""
+        client, handle, call = self.session.client, await self._provisioned(), submission.call
+        sent_at = time.monotonic()
+        status = job.status
+        while True:
+            if self._is_held or self.streams:
+                asked_at = time.monotonic()
+                status, chunks = await self._asked(submission, sent_at, lambda: client.stream(handle, job.id))
+                for chunk in chunks:
+                    self._take_chunk(call, chunk)
+                if not status.is_terminal and not chunks and time.monotonic() - asked_at < _HOLDS_AT_LEAST_S:
+                    self._is_held = False
+                    await self.session.poller.turn(age_s=time.monotonic() - sent_at)
+                if not status.is_terminal or (chunks and self.streams):
+                    continue
+            else:
+                await self.session.poller.turn(age_s=time.monotonic() - sent_at)
+            job = await self._asked(submission, sent_at, lambda: client.status(handle, job.id))
+            if job.status.is_terminal:
+                return job
+
+    async def _asked(self, submission: Submission, sent_at: float, ask: Callable[[], Awaitable[T]]) -> T:
+        """Ask about an accepted job, through transport errors and the moments until it is visible."""
+        from ..platforms.runpod import TransportFailure
+
+        failures = 0
+        while True:
+            try:
+                return await self._paced(ask)
+            except NotFoundError as error:
+                if time.monotonic() - sent_at > _VISIBILITY_S or self.session.lost_reason() is not None:
+                    raise JobExpired(
+                        f"{submission.call!r}: the platform no longer has job {submission.call.job_id}; results are "
+                        f"kept for {api.RUNSYNC_RETENTION_S:g} s, and this process may have slept longer",
+                        job_id=submission.call.job_id,
+                    ) from error
+            except TransportFailure as error:
+                failures += 1
+                if failures >= _MAX_TRANSPORT_ERRORS or self.session.lost_reason() is not None:
+                    raise PlatformUnavailable(
+                        f"{submission.call!r} was accepted, and then the platform stopped answering: {error}"
+                    ) from error
+            await asyncio.sleep(_TRANSPORT_PAUSE_S)
+
+    async def _paced(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Ask as often as the platform allows."""
+        from ..platforms.runpod import RateLimited
+
+        while True:
+            try:
+                answer = await ask()
+            except RateLimited as limited:
+                self._window.shrink()
+                await asyncio.sleep(limited.retry_after_s)
+            else:
+                self._window.grow()
+                return answer
+
+    def _take_chunk(self, call: Call[Any], chunk: Any) -> None:
+        outcome = decode_outcome(chunk)
+        if isinstance(call, StreamCall) and outcome.chunk is not None:
+            call._add_chunk(outcome.chunk)
+        elif outcome.chunk is None:
+            call._last_outcome = outcome
+
+    def _read(self, submission: Submission, job: JobResult) -> Outcome:
+        """Return the outcome of a finished job, or raise why there is none."""
+        call = submission.call
+        call.job_id = job.id
+        call.worker_id = job.worker_id
+        if job.status is JobStatus.COMPLETED:
+            if self.streams and call._last_outcome is not None:
+                return call._last_outcome
+            return decode_outcome(job.output)
+        if (outcome := decode_failure_text(job.error)) is not None:
+            return outcome
+        raise _failure(call, job)
+
+    async def _send_cancel(self, submission: Submission) -> None:
+        job_id = submission.call.job_id
+        if job_id is None or submission.is_cancel_sent or self._handle is None:
+            return  # not accepted yet: _finished sends it as soon as the id is known
+        submission.is_cancel_sent = True
+        try:
+            await self.session.client.cancel(self._handle, job_id)
+        except FlashPluginsError as error:
+            logger.warning("%r could not be cancelled on the platform: %s", submission.call, error)
+
+    def _settle(self, submission: Submission, outcome: Outcome) -> None:
+        call = submission.call
+        call.execution_s, call.worker_pid = outcome.seconds, outcome.pid
+        call.worker_id = outcome.worker or call.worker_id
+        self._tell(submission, CallStage.DONE if outcome.failure is None else CallStage.FAILED)
+        outcome_only = replace(outcome, records=())
+
+        def deliver() -> None:
+            try:
+                replay(outcome.records)
+            except Warning as warning:  # the caller's filters make it an error
+                _resolve(call, lambda: call.set_exception(warning))
+            else:
+                _resolve(call, lambda: call.set_result(outcome_only))
+
+        if outcome.records or call._needs_delivery_thread:
+            self.session.delivery.post(deliver)
+        else:
+            deliver()
+
+    def _settle_error(self, submission: Submission, error: FlashPluginsError) -> None:
+        call = submission.call
+        self._tell(submission, CallStage.CANCELLED if isinstance(error, JobCancelled) else CallStage.FAILED)
+
+        def deliver() -> None:
+            _resolve(call, lambda: call.set_exception(error))
+
+        if call._needs_delivery_thread:
+            self.session.delivery.post(deliver)
+        else:
+            deliver()
+
+    def _tell(self, submission: Submission, stage: CallStage) -> None:
+        call = submission.call
+        self.session.hooks.call_event(
+            CallEvent(
+                stage if not (submission.is_cancelled and stage.is_final) else CallStage.CANCELLED,
+                endpoint=call.endpoint_name,
+                function=call.function_name,
+                call_id=call.number,
+                job_id=call.job_id,
+                worker_id=call.worker_id,
+                seconds=call.execution_s,
+            )
+        )
+
+
+def _resolve(call: Call[Any], settle: Callable[[], object]) -> None:
+    """Give a call its outcome unless it was cancelled meanwhile."""
+    try:
+        if not call.done():
+            settle()
+    except InvalidStateError:
+        logger.debug("%r was cancelled just before its outcome", call)
+
+
+def _failure(call: Call[Any], job: JobResult) -> FlashPluginsError:
+    error = job.error or "the platform gave no reason"
+    match job.status:
+        case JobStatus.CANCELLED:
+            return JobCancelled(f"{call!r} was cancelled on the platform", job_id=job.id)
+        case JobStatus.TIMED_OUT:
+            return JobTimeout(
+                f"{call!r} passed a time limit: {error}; the limit is execution_timeout_ms of the endpoint",
+                job_id=job.id,
+            )
+    if error.startswith((api.WORKER_LOST_PREFIX, api.WORKER_START_FAILED_PREFIX)):
+        return WorkerLost(f"{call!r}: {error}", job_id=job.id)
+    return JobFailed(f"{call!r} failed on the worker: {error}", job_id=job.id)
+
+
+def _internal(error: Exception) -> FlashPluginsError:
+    wrapped = FlashPluginsError(f"flash_plugins failed internally: {type(error).__name__}: {error}; please report it")
+    wrapped.__cause__ = error
+    return wrapped

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The two background threads of the dispatcher: an event loop, and deliveries that may run users' callbacks."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Coroutine
+from queue import SimpleQueue
+from typing import Any
+
+__all__ = ["BackgroundLoop", "DeliveryThread"]
+
+logger = logging.getLogger(__name__)
+
+#: Seconds to wait for a background thread to end.
+_JOIN_TIMEOUT_S = 5.0
+
+
+class BackgroundLoop:
+    """An event loop in a daemon thread. `post` may be called from any thread."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._posted: deque[Callable[[], object]] = deque()
+        self._is_woken = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._thread = threading.Thread(target=self._run, name="flash-dispatcher", daemon=True)
+        self._thread.start()
+
+    def post(self, action: Callable[[], object]) -> None:
+        """Run `action` on the loop, after all that were posted before. A burst costs one wake-up."""
+        self._posted.append(action)
+        if not self._is_woken:
+            self._is_woken = True
+            self._loop.call_soon_threadsafe(self._drain)
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run a coroutine as a task that nobody awaits. Loop thread only; an exception of it is logged."""
+        task = self._loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._forget)
+        return task
+
+    @property
+    def is_current(self) -> bool:
+        """True in the loop's own thread."""
+        return threading.current_thread() is self._thread
+
+    def call(self, coroutine: Coroutine[Any, Any, Any], timeout_s: float) -> Any:
+        """Run a coroutine on the loop and wait for it here.
+
+        Raises:
+            TimeoutError: It took longer; it is cancelled.
+        """
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return future.result(timeout_s)
+        except TimeoutError:
+            future.cancel()
+            raise
+
+    def stop(self) -> None:
+        """End the loop and its thread; tasks are cancelled first."""
+        if not self._thread.is_alive():
+            return
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(_JOIN_TIMEOUT_S)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_forever()
+            for task in list(self._tasks):
+                task.cancel()
+            self._loop.run_until_complete(asyncio.gather(*self._tasks, return_exceptions=True))
+        finally:
+            self._loop.close()
+
+    def _drain(self) -> None:
+        self._is_woken = False  # first: what is posted from here on wakes the loop again
+        while self._posted:
+            self._posted.popleft()()
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("a background task of flash_plugins failed", exc_info=error)
+
+
+class DeliveryThread:
+    """Runs actions one after another in a daemon thread, so that users' callbacks never hold up the loop."""
+
+    def __init__(self) -> None:
+        self._actions: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def post(self, action: Callable[[], object]) -> None:
+        """Run `action` after all that were posted before. Loop thread only."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="flash-delivery", daemon=True)
+            self._thread.start()
+        self._actions.put(action)
+
+    def stop(self) -> None:
+        """End the thread after what is queued."""
+        if self._thread is None or self._thread is threading.current_thread():
+            return
+        self._actions.put(None)
+        self._thread.join(_JOIN_TIMEOUT_S)
+
+    def _run(self) -> None:
+        while (action := self._actions.get()) is not None:
+            try:
+                action()
+            except Exception:  # noqa: BLE001 - the thread must outlive any one delivery; the traceback is logged
+                logger.exception("delivering the outcome of a call failed")

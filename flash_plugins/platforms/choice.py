@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The two platforms that ship with the package, and the rule that picks one. It sends no request."""
+
+from __future__ import annotations
+
+from threading import Lock
+from typing import TYPE_CHECKING
+
+from ..config import Settings
+from ..errors import AuthenticationError, ConfigError
+from . import api
+from .base import Connection, Platform
+
+if TYPE_CHECKING:
+    from .local import RunningPlatform
+
+__all__ = ["CloudPlatform", "LocalPlatform", "choose"]
+
+
+def choose(settings: Settings) -> Platform:
+    """Return the platform that `settings` ask for: as named, else Runpod when a key is configured, else local.
+
+    Raises:
+        ConfigError: The named platform does not exist.
+        AuthenticationError: Runpod was named and no key is configured.
+    """
+    if settings.platform == "local":
+        return LocalPlatform(f"{settings.platform_source} says so")
+    if settings.platform == "runpod":
+        return CloudPlatform(settings, f"{settings.platform_source} says so")
+    if settings.platform is not None:
+        raise ConfigError(
+            f"{settings.platform_source} names platform {settings.platform!r}; there are: local, runpod (a plugin may "
+            "add others)"
+        )
+    if settings.api_key is not None:
+        return CloudPlatform(settings, f"a Runpod API key is in {settings.key_source}")
+    return LocalPlatform("no Runpod API key is configured")
+
+
+class CloudPlatform:
+    """Runpod, or whatever answers at `RUNPOD_API_BASE_URL`."""
+
+    name = "runpod"
+    outlives_us = True
+
+    def __init__(self, settings: Settings, reason: str) -> None:
+        self.reason = reason
+        if settings.api_base != api.CLOUD_API_BASE:
+            self.reason = f"{reason}; at {settings.api_base}, set by {api.API_BASE_ENV}"
+        self._settings = settings
+
+    def connect(self) -> Connection:
+        """Return where Runpod is; nothing is started or asked.
+
+        Raises:
+            AuthenticationError: There is no key.
+        """
+        settings = self._settings
+        if settings.api_key is None:
+            raise AuthenticationError(
+                "platform 'runpod' needs an API key and none is configured: set RUNPOD_API_KEY, or run without an "
+                "account with FLASH_PLATFORM=local"
+            )
+        is_cloud = settings.job_base == api.CLOUD_JOB_BASE
+        is_cloud_api = settings.api_base == api.CLOUD_API_BASE
+        return Connection(
+            api_base=settings.api_base,
+            job_base=None if is_cloud else settings.job_base,
+            key=settings.api_key,
+            worker_command=api.INSTALLING_WORKER_COMMAND if is_cloud_api else api.WORKER_COMMAND,
+        )
+
+    def lost_reason(self) -> str | None:
+        """Return None: only requests can tell."""
+        return None
+
+    def close(self) -> None:
+        """Leave Runpod as it is; endpoints scale to zero by themselves."""
+
+
+class LocalPlatform:
+    """The embedded platform: one found running, else one started for this process. Thread-safe."""
+
+    name = "local"
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        self._lock = Lock()
+        self._running: RunningPlatform | None = None
+        self._is_ours = False
+
+    @property
+    def outlives_us(self) -> bool:
+        """True for a platform that was found running."""
+        return not self._is_ours
+
+    def connect(self) -> Connection:
+        """Find or start the platform.
+
+        Raises:
+            PlatformUnavailable: It does not start.
+            MissingDependencyError: Its packages are not installed.
+        """
+        from . import local
+
+        with self._lock:
+            if self._running is None or not self._running.is_alive():
+                self._running = local.find_running()
+                self._is_ours = self._running is None
+                if self._running is None:
+                    self._running = local.launch()
+                else:
+                    self.reason = f"{self.reason}; found running with process id {self._running.pid}"
+            return Connection(api_base=self._running.url, key=self._running.key)
+
+    def lost_reason(self) -> str | None:
+        """Return how the platform's process ended, None while it lives."""
+        running = self._running
+        return None if running is None else running.exit_reason()
+
+    def close(self) -> None:
+        """End the platform if it was started for this process."""
+        with self._lock:
+            running, self._running = self._running, None
+            if running is not None and self._is_ours:
+                running.stop()

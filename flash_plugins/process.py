@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What there is once per process: settings, plugins, the session with its platform. Ends with the process."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+from typing import TYPE_CHECKING
+
+from .config import Settings, is_ci
+from .errors import ConfigError
+
+if TYPE_CHECKING:
+    from .dispatcher import Session
+    from .hooks import HookManager
+    from .platforms.base import Platform
+
+__all__ = ["configure", "hooks", "platform", "register", "session", "unregister"]
+
+_lock = threading.RLock()
+_hooks: HookManager | None = None
+_session: Session | None = None
+_configured: dict[str, str] = {}
+
+
+def configure(*, platform: str | None = None, progress: str | None = None) -> None:
+    """Set what the environment does not.
+
+    Args:
+        platform: `local` or `runpod`. The variable `FLASH_PLATFORM` wins over this.
+        progress: `auto` (default: off in CI), `on` or `off`. The variable `FLASH_PROGRESS` wins over this.
+
+    Raises:
+        ConfigError: A value is none of these, or the platform was chosen already.
+    """
+    with _lock:
+        if platform is not None:
+            if _session is not None and _session.has_platform:
+                raise ConfigError(
+                    f"configure(platform={platform!r}) comes too late: this process already uses platform "
+                    f"{_session.platform().name!r}; call it before the first call"
+                )
+            _configured["platform"] = platform
+        if progress is not None:
+            _configured["progress"] = progress
+        Settings.load(**_configured)
+
+
+def settings() -> Settings:
+    """Return the settings in force now."""
+    return Settings.load(**_configured)
+
+
+def hooks() -> HookManager:
+    """Return this process's plugins."""
+    global _hooks
+    with _lock:
+        if _hooks is None:
+            from .builtin import notice, platform_choice
+            from .builtin.progress import Progress
+            from .hooks import HookManager
+
+            _hooks = HookManager(
+                [
+                    ("platform-choice", platform_choice),
+                    ("notice", notice),
+                    ("progress", Progress(lambda: settings().progress, is_ci=is_ci())),
+                ]
+            )
+        return _hooks
+
+
+def register(plugin: object, *, name: str | None = None) -> None:
+    """Add a plugin to this process: a module, class or object with functions marked by `hookimpl`.
+
+    Raises:
+        HookError: It is registered already, or it implements a hook that does not exist.
+    """
+    hooks().register(plugin, name=name)
+
+
+def unregister(plugin: object) -> None:
+    """Remove a plugin that `register` added.
+
+    Raises:
+        HookError: It is not registered.
+    """
+    hooks().unregister(plugin)
+
+
+def platform() -> Platform:
+    """Return the platform of this process, choosing it now if no call did yet.
+
+    Raises:
+        ConfigError: Settings or plugins name none that exists.
+        HookError: A plugin failed while it chose.
+    """
+    return session().platform()
+
+
+def session() -> Session:
+    """Return the session of this process, made on the first ask."""
+    global _session
+    with _lock:
+        if _session is None:
+            from .dispatcher import Session
+
+            _session = Session(settings, hooks())
+            atexit.register(close)
+        return _session
+
+
+def close() -> None:
+    """Cancel every call of this process and leave the platform. Runs at exit; a later call starts anew."""
+    global _session
+    with _lock:
+        closing, _session = _session, None
+        atexit.unregister(close)
+    if closing is not None:
+        closing.close()
+
+
+def _forget_in_child() -> None:
+    """A forked child has none of the threads: it starts its own session, and never ends its parent's platform."""
+    global _session, _lock
+    _lock = threading.RLock()
+    _session = None
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
