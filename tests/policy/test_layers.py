@@ -17,6 +17,7 @@ LAYERS: list[set[str]] = [
     {"hardware", "config", "job", "payload", "failure", "code", "replay"},
     {"hooks", "objects"},
     {"platforms"},
+    {"builtin"},
     {"dispatcher"},
     {"endpoint"},
     {"cli", "testing"},
