@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runpod's serverless platform on this machine: a loopback server with a real queue and real worker processes.
+
+Import `launch` and `find_running` from `flash_plugins.platforms.local.launch`; importing this package
+loads nothing.
+"""

@@ -1,0 +1,398 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Serverless endpoints as REST v2 describes them: checked, defaulted, merged and shown. It starts nothing.
+
+Rules: Runpod's REST v2 description (2026-08). Differences of the local platform, each with a message that
+says so: `args` is needed (an image cannot be run, only "this machine's python"), LOAD_BALANCER endpoints and
+templates do not exist.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import shlex
+import string
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from .. import api
+from .scaler import QueueDelay, RequestCount, Scaling
+
+__all__ = ["EndpointSpec", "InvalidEndpoint", "create_endpoint", "random_id", "update_endpoint"]
+
+JsonObject = dict[str, Any]  # Any: JSON of the request, checked field by field below
+
+_ID_ALPHABET = string.ascii_lowercase + string.digits
+_CUDA_VERSION = re.compile(r"\d+\.\d+")
+#: GB of memory per vCPU by the last letter of a CPU flavor (compute, general, memory), from the catalog.
+_CPU_MEMORY_GB = {"c": 2, "g": 4, "m": 8}
+#: Changes of these make a new version: workers of the old one are replaced.
+_CONTAINER_FIELDS = frozenset(
+    {"image", "args", "disk", "env", "ports", "registry", "gpu", "cpu", "networkVolumes"}
+)
+#: Shown in an answer when the endpoint has them.
+_OPTIONAL_FIELDS = ("image", "args", "disk", "env", "ports", "registry")
+
+
+class InvalidEndpoint(Exception):
+    """A create or update request that REST v2 refuses.
+
+    Attributes:
+        status: 400 for a rule conflict, 404 for something it names that is unknown, 422 for wrong fields.
+        detail: One sentence.
+        errors: One text per wrong field, for 422.
+    """
+
+    def __init__(self, status: int, detail: str, errors: list[str] | None = None) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.errors = errors or []
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointSpec:
+    """What one endpoint should be. `fields` is its REST form without what the platform adds."""
+
+    id: str
+    created_at: str
+    version: int
+    fields: JsonObject
+    scaling: Scaling = field(init=False)
+
+    def __post_init__(self) -> None:
+        wanted = self.fields["scaling"]
+        scaling: Scaling = (
+            QueueDelay(float(wanted["queueDelay"]))
+            if wanted["type"] == "QUEUE_DELAY"
+            else RequestCount(wanted["requestCount"])
+        )
+        object.__setattr__(self, "scaling", scaling)
+
+    @property
+    def args(self) -> str:
+        """Command line of a worker."""
+        return str(self.fields["args"])
+
+    @property
+    def env(self) -> Mapping[str, str]:
+        """Environment variables of a worker."""
+        return self.fields.get("env") or {}
+
+    @property
+    def workers_min(self) -> int:
+        """Workers that are kept without any job."""
+        return int(self.fields["workers"]["min"])
+
+    @property
+    def workers_max(self) -> int:
+        """Most workers at a time."""
+        return int(self.fields["workers"]["max"])
+
+    @property
+    def idle_timeout_s(self) -> float:
+        """Seconds after which a worker without a job is stopped."""
+        return float(self.fields["workers"].get("idleTimeout", api.IDLE_TIMEOUT_DEFAULT_S))
+
+    @property
+    def job_timeout_s(self) -> float:
+        """Execution timeout of a job that sets none, seconds."""
+        return float(self.fields["timeout"]) / 1000
+
+    @property
+    def worker_cap(self) -> int | None:
+        """Jobs in flight per worker at most; None leaves it to the worker's own loop, as on Runpod."""
+        text = self.env.get(api.MAX_CONCURRENCY_ENV)
+        return None if text is None else int(text)
+
+    def to_json(self, base_url: str) -> JsonObject:
+        """Return the answer of REST v2 about this endpoint of the platform at `base_url`."""
+        fields = self.fields
+        answer: JsonObject = {"id": self.id, "name": fields["name"], "type": fields["type"]}
+        answer |= {name: fields[name] for name in _OPTIONAL_FIELDS if name in fields}
+        if "gpu" in fields:
+            answer["gpu"] = {"count": 1, "allowedCudaVersions": [], "minCudaVersion": None, **fields["gpu"]}
+        if "cpu" in fields:
+            answer["cpu"] = [{**cpu, "memory": _cpu_memory(cpu)} for cpu in fields["cpu"]]
+        answer |= {name: fields[name] for name in ("workers", "scaling", "timeout", "flashboot")}
+        answer |= {name: fields.get(name, []) for name in ("dataCenterIds", "networkVolumes")}
+        base = f"{base_url}/v2/{self.id}"
+        answer["requestUrls"] = {
+            "run": f"{base}/run",
+            "runSync": f"{base}/runsync",
+            "status": f"{base}/status/{{job_id}}",
+            "stream": f"{base}/stream/{{job_id}}",
+            "cancel": f"{base}/cancel/{{job_id}}",
+            "retry": f"{base}/retry/{{job_id}}",
+            "purgeQueue": f"{base}/purge-queue",
+            "health": f"{base}/health",
+        }
+        answer["createdAt"] = self.created_at
+        return answer
+
+
+def random_id() -> str:
+    """Return a new id as Runpod's look; never one of REST v2's own path segments."""
+    while True:
+        new = "".join(secrets.choice(_ID_ALPHABET) for _ in range(14))
+        if new not in api.RESERVED_ENDPOINT_IDS:
+            return new
+
+
+def create_endpoint(body: JsonObject, *, created_at: str) -> EndpointSpec:
+    """Return the endpoint a create request describes.
+
+    Raises:
+        InvalidEndpoint: The request is refused.
+    """
+    errors = _check_fields(body)
+    errors += [f"$: missing property '{name}'" for name in ("name", "type", "scaling") if name not in body]
+    if "templateId" not in body and "image" not in body:
+        errors.append("$: missing property 'image'")
+    if "pools" not in body.get("gpu", {"pools": 1}):
+        errors.append("$.gpu: missing property 'pools'")
+    _refuse(errors)
+    _check_templates(body)
+    workers = {
+        "min": api.WORKERS_MIN_DEFAULT,
+        # A minimum over the default maximum raises it.
+        "max": max(api.WORKERS_MAX_DEFAULT, body.get("workers", {}).get("min", 0)),
+        "idleTimeout": api.IDLE_TIMEOUT_DEFAULT_S,
+    }
+    if body["scaling"]["type"] == "REQUEST_COUNT":
+        del workers["idleTimeout"]
+    fields: JsonObject = {"timeout": api.ENDPOINT_TIMEOUT_DEFAULT_MS, "flashboot": "OFF", **body}
+    fields["workers"] = {**workers, **body.get("workers", {})}
+    _check_rules(fields)
+    return EndpointSpec(id=random_id(), created_at=created_at, version=1, fields=fields)
+
+
+def update_endpoint(spec: EndpointSpec, patch: JsonObject) -> EndpointSpec:
+    """Return what an endpoint becomes by a PATCH; only the given fields change.
+
+    Raises:
+        InvalidEndpoint: The request is refused.
+    """
+    errors = _check_fields(patch)
+    if "type" in patch:
+        errors.append("$: additional properties 'type' not allowed")
+    if "excludedTypes" in patch.get("gpu", {}) and "pools" not in patch["gpu"]:
+        errors.append("$.gpu: 'excludedTypes' needs 'pools'")
+    _refuse(errors)
+    _check_templates(patch)
+    old = spec.fields
+    for family, other in (("gpu", "cpu"), ("cpu", "gpu")):
+        if family in patch and (other in patch or other in old):
+            raise InvalidEndpoint(
+                400, f"the compute family is fixed: this endpoint cannot change to {family}"
+            )
+    fields = {**old, **patch}
+    fields["workers"] = {**old["workers"], **patch.get("workers", {})}
+    if fields["scaling"]["type"] == "REQUEST_COUNT" and "idleTimeout" not in patch.get("workers", {}):
+        fields["workers"].pop("idleTimeout", None)
+    elif fields["scaling"]["type"] == "QUEUE_DELAY":
+        fields["workers"].setdefault("idleTimeout", api.IDLE_TIMEOUT_DEFAULT_S)
+    if "gpu" in patch:
+        fields["gpu"] = _merged_gpu(old.get("gpu", {}), patch["gpu"])
+    _check_rules(fields)
+    is_release = any(fields.get(name) != old.get(name) for name in _CONTAINER_FIELDS)
+    return replace(spec, fields=fields, version=spec.version + is_release)
+
+
+def _merged_gpu(old: JsonObject, patch: JsonObject) -> JsonObject:
+    kept = {name: value for name, value in old.items() if name != "excludedTypes" or "pools" not in patch}
+    merged = {**kept, **patch}
+    if merged.get("minCudaVersion") == "":
+        merged["minCudaVersion"] = None
+    return merged
+
+
+def _cpu_memory(cpu: JsonObject) -> int:
+    return int(cpu["vcpuCount"]) * _CPU_MEMORY_GB.get(str(cpu["id"])[-1], 2)
+
+
+def _refuse(errors: list[str]) -> None:
+    if errors:
+        raise InvalidEndpoint(422, "the request does not match the schema: " + "; ".join(errors), errors)
+
+
+def _check_templates(body: JsonObject) -> None:
+    if "templateId" in body:
+        raise InvalidEndpoint(
+            404,
+            f"template {body['templateId']!r} not found: the local platform has none; send image and args",
+        )
+
+
+def _check_rules(fields: JsonObject) -> None:
+    """Check what concerns more than one field."""
+    if fields["type"] != "QUEUE":
+        raise InvalidEndpoint(400, "the local platform serves QUEUE endpoints only, not LOAD_BALANCER")
+    if "gpu" in fields and "cpu" in fields:
+        raise InvalidEndpoint(400, "an endpoint has either gpu or cpu, not both: leave one out")
+    workers = fields["workers"]
+    if workers["max"] < workers["min"]:
+        raise InvalidEndpoint(400, f"workers.max ({workers['max']}) is below workers.min ({workers['min']})")
+    if fields["scaling"]["type"] == "REQUEST_COUNT" and "idleTimeout" in workers:
+        raise InvalidEndpoint(
+            400, "workers.idleTimeout does not apply to a QUEUE endpoint with REQUEST_COUNT"
+        )
+    gpu = fields.get("gpu", {})
+    if gpu.get("allowedCudaVersions") and gpu.get("minCudaVersion"):
+        raise InvalidEndpoint(400, "gpu.allowedCudaVersions and gpu.minCudaVersion exclude each other")
+    try:
+        words = shlex.split(fields.get("args", ""))
+    except ValueError as error:
+        raise InvalidEndpoint(400, f"args is not a command line: {error}") from error
+    if not words:
+        raise InvalidEndpoint(
+            400,
+            "args is missing: the local platform runs args as the worker's command line and takes the image as "
+            'this machine\'s python, for example args: "python /path/worker.py"',
+        )
+    cap = fields.get("env", {}).get(api.MAX_CONCURRENCY_ENV)
+    if cap is not None and not (cap.isascii() and cap.isdigit() and int(cap) >= 1):
+        raise InvalidEndpoint(
+            400, f"env.{api.MAX_CONCURRENCY_ENV} must be a whole number of at least 1, not {cap!r}"
+        )
+
+
+# -- one check per field: each returns what is wrong, as texts with the path --------------------------------
+
+_Check = Callable[[Any, str], list[str]]
+
+
+def _check_fields(body: JsonObject) -> list[str]:
+    return _object(_FIELDS)(body, "$")
+
+
+def _object(fields: Mapping[str, _Check], *, required: tuple[str, ...] = ()) -> _Check:
+    def check(value: Any, path: str) -> list[str]:
+        if not isinstance(value, dict):
+            return [f"{path}: must be an object"]
+        errors = [
+            f"{path}: additional properties '{name}' not allowed" for name in value if name not in fields
+        ]
+        errors += [f"{path}: missing property '{name}'" for name in required if name not in value]
+        for name in value:
+            if name in fields:
+                errors += fields[name](value[name], f"{path}.{name}")
+        return errors
+
+    return check
+
+
+def _string(*, at_least: int = 0, pattern: re.Pattern[str] | None = None) -> _Check:
+    def check(value: Any, path: str) -> list[str]:
+        if not isinstance(value, str):
+            return [f"{path}: must be a string"]
+        if len(value) < at_least:
+            return [f"{path}: must not be empty"]
+        if pattern is not None and value and not pattern.fullmatch(value):
+            return [f"{path}: {value!r} is not a version such as 12.8"]
+        return []
+
+    return check
+
+
+def _one_of(*values: str) -> _Check:
+    def check(value: Any, path: str) -> list[str]:
+        return [] if value in values else [f"{path}: must be one of {', '.join(values)}, not {value!r}"]
+
+    return check
+
+
+def _number(minimum: float, maximum: float = float("inf"), *, is_whole: bool = True) -> _Check:
+    def check(value: Any, path: str) -> list[str]:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or (is_whole and value != int(value))
+        ):
+            return [f"{path}: must be {'an integer' if is_whole else 'a number'}"]
+        if not minimum <= value <= maximum:
+            limits = f"at least {minimum:g}" if maximum == float("inf") else f"{minimum:g} to {maximum:g}"
+            return [f"{path}: must be {limits}, not {value}"]
+        return []
+
+    return check
+
+
+def _array(item: _Check, *, at_least: int = 0, is_unique: bool = False) -> _Check:
+    def check(value: Any, path: str) -> list[str]:
+        if not isinstance(value, list):
+            return [f"{path}: must be an array"]
+        errors = [error for index, one in enumerate(value) for error in item(one, f"{path}[{index}]")]
+        if len(value) < at_least:
+            errors.append(f"{path}: needs at least {at_least} item")
+        if is_unique and any(one in value[:index] for index, one in enumerate(value)):
+            errors.append(f"{path}: items must be unique")
+        return errors
+
+    return check
+
+
+def _nullable(inner: _Check) -> _Check:
+    return lambda value, path: [] if value is None else inner(value, path)
+
+
+def _string_map(value: Any, path: str) -> list[str]:
+    if not isinstance(value, dict):
+        return [f"{path}: must be an object"]
+    return [f"{path}.{name}: must be a string" for name, one in value.items() if not isinstance(one, str)]
+
+
+def _scaling(value: Any, path: str) -> list[str]:
+    kind = value.get("type") if isinstance(value, dict) else None
+    if kind == "QUEUE_DELAY":
+        amount, check = "queueDelay", _number(api.QUEUE_DELAY_MIN_S, is_whole=False)
+    elif kind == "REQUEST_COUNT":
+        amount, check = "requestCount", _number(1)
+    else:
+        return [f"{path}.type: must be one of QUEUE_DELAY, REQUEST_COUNT, not {kind!r}"]
+    return _object({"type": _string(), amount: check}, required=(amount,))(value, path)
+
+
+def _power_of_two(value: Any, path: str) -> list[str]:
+    errors = _number(2)(value, path)
+    return errors if errors or value & (value - 1) == 0 else [f"{path}: must be a power of two, not {value}"]
+
+
+_FIELDS: Mapping[str, _Check] = {
+    "name": _string(at_least=1),
+    "type": _one_of("QUEUE", "LOAD_BALANCER"),
+    "scaling": _scaling,
+    "image": _string(),
+    "templateId": _string(at_least=1),
+    "args": _string(),
+    "disk": _number(1),
+    "env": _string_map,
+    "ports": _array(_string()),
+    "registry": _nullable(_string()),
+    "gpu": _object(
+        {
+            "pools": _array(_string(), at_least=1),
+            "excludedTypes": _array(_string(at_least=1), is_unique=True),
+            "count": _number(1),
+            "allowedCudaVersions": _array(_string(at_least=1, pattern=_CUDA_VERSION)),
+            "minCudaVersion": _string(pattern=_CUDA_VERSION),
+        }
+    ),
+    "cpu": _array(
+        _object({"id": _string(at_least=1), "vcpuCount": _power_of_two}, required=("id", "vcpuCount")),
+        at_least=1,
+        is_unique=True,
+    ),
+    "workers": _object(
+        {
+            "min": _number(0),
+            "max": _number(0),
+            "idleTimeout": _number(api.IDLE_TIMEOUT_MIN_S, api.IDLE_TIMEOUT_MAX_S),
+        }
+    ),
+    "dataCenterIds": _array(_string()),
+    "networkVolumes": _array(_string()),
+    "timeout": _number(1),
+    "flashboot": _one_of("OFF", "FLASHBOOT", "PRIORITY_FLASHBOOT"),
+}

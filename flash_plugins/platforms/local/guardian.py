@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The process that starts every worker and outlives none of them. It knows nothing of jobs or HTTP.
+
+    platform ──stdin: one JSON command a line──> guardian ──fork, own session──> worker, its children, …
+             <──stdout: one JSON event a line───
+
+It runs as a script of its own (`python -I -S guardian.py RUN_DIR`), with the standard library only. Its
+stdin is a pipe that only the platform holds: when the platform ends, however it ends, the pipe closes, and
+the guardian kills every process group it started and every orphan it inherited, removes the run directory
+and ends. It is a child subreaper where the kernel has that (Linux), so that a process which left its
+worker's group still ends up as its child.
+
+Commands: `{"op": "start", "id", "argv", "env", "cwd", "log"}`, `{"op": "signal", "id", "signal"}`.
+Events: `{"id", "pid"}`, `{"id", "exit": code, negative for a signal}`, `{"id", "failed": reason}`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+#: A worker's log file is cut to its newest part when it is over the limit, bytes; looked at this often, seconds.
+_LOG_LIMIT_BYTES = 10_000_000
+_LOG_KEPT_BYTES = 1_000_000
+_LOG_CHECK_S = 5.0
+#: prctl(2): make orphaned descendants children of this process.
+_PR_SET_CHILD_SUBREAPER = 36
+#: How long killed processes may take to disappear before the guardian gives up waiting, seconds.
+_KILL_WAIT_S = 5.0
+
+
+class Guardian:
+    """Starts, signals, reaps and finally kills workers."""
+
+    def __init__(self, run_dir: str) -> None:
+        self._run_dir = run_dir
+        self._workers: dict[int, str] = {}
+        self._logs: dict[int, str] = {}
+
+    def serve(self, commands: int, wakeups: int) -> None:
+        """Obey until the command pipe closes, then leave nothing behind."""
+        selector = selectors.DefaultSelector()
+        selector.register(commands, selectors.EVENT_READ)
+        selector.register(wakeups, selectors.EVENT_READ)
+        pending = b""
+        next_log_check = time.monotonic() + _LOG_CHECK_S
+        while True:
+            ready = {key.fd for key, _ in selector.select(max(0.0, next_log_check - time.monotonic()))}
+            if wakeups in ready:
+                os.read(wakeups, 4096)
+            self._reap()
+            if commands in ready:
+                received = os.read(commands, 1 << 20)
+                if not received:
+                    break
+                *lines, pending = (pending + received).split(b"\n")
+                for line in lines:
+                    self._obey(json.loads(line))
+            if time.monotonic() >= next_log_check:
+                self._limit_logs()
+                next_log_check = time.monotonic() + _LOG_CHECK_S
+        self._kill_all()
+        _remove(self._run_dir)
+
+    def _obey(self, command: dict[str, Any]) -> None:
+        if command["op"] == "start":
+            self._start(command)
+        else:
+            for pid, worker_id in self._workers.items():
+                if worker_id == command["id"]:
+                    _signal_group(pid, command["signal"])
+
+    def _start(self, command: dict[str, Any]) -> None:
+        worker_id = command["id"]
+        try:
+            log = os.open(command["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            _tell({"id": worker_id, "failed": str(error)})
+            return
+        try:
+            process = subprocess.Popen(
+                command["argv"],
+                env=command["env"],
+                cwd=command["cwd"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        except (OSError, ValueError) as error:
+            _tell({"id": worker_id, "failed": str(error)})
+            return
+        finally:
+            os.close(log)
+        process.returncode = 0  # reaped by `_reap`, together with inherited orphans
+        self._workers[process.pid] = worker_id
+        self._logs[process.pid] = command["log"]
+        _tell({"id": worker_id, "pid": process.pid})
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if found is None:
+                return
+            worker_id = self._workers.pop(found.si_pid, None)
+            self._logs.pop(found.si_pid, None)
+            if worker_id is not None:
+                # Before its id is free for others: whatever the worker left in its group ends with it, the
+                # official SDK's ping process among them.
+                _signal_group(found.si_pid, signal.SIGKILL)
+            _, status = os.waitpid(found.si_pid, 0)
+            if worker_id is not None:
+                _tell({"id": worker_id, "exit": os.waitstatus_to_exitcode(status)})
+
+    def _kill_all(self) -> None:
+        deadline = time.monotonic() + _KILL_WAIT_S
+        for pid in self._workers:
+            _signal_group(pid, signal.SIGKILL)
+        while time.monotonic() < deadline:
+            for pid in _descendants(os.getpid()):
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
+            try:
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
+            except ChildProcessError:
+                return
+            time.sleep(0.01)
+
+    def _limit_logs(self) -> None:
+        for path in self._logs.values():
+            with contextlib.suppress(OSError):
+                if os.stat(path).st_size > _LOG_LIMIT_BYTES:
+                    with open(path, "rb+") as log:
+                        log.seek(-_LOG_KEPT_BYTES, os.SEEK_END)
+                        newest = log.read()
+                        log.truncate(0)
+                        log.seek(0)
+                        log.write(b"[older lines were dropped]\n" + newest)
+
+
+def _tell(event: dict[str, Any]) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        os.write(1, json.dumps(event).encode() + b"\n")
+
+
+def _signal_group(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, number)
+
+
+def _descendants(pid: int) -> list[int]:
+    """Return all processes below `pid` (Linux; elsewhere nothing is known beyond the groups)."""
+    children: dict[int, list[int]] = {}
+    try:
+        entries = os.listdir("/proc")
+    except OSError:
+        return []
+    for entry in entries:
+        if entry.isdigit():
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                with open(f"/proc/{entry}/stat", "rb") as stat:
+                    # After the command name, which may hold anything: state, parent, …
+                    parent = int(stat.read().rpartition(b")")[2].split()[1])
+                children.setdefault(parent, []).append(int(entry))
+    found = list(children.get(pid, []))
+    for descendant in found:
+        found.extend(children.get(descendant, []))
+    return found
+
+
+def _become_subreaper() -> None:
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def _remove(directory: str) -> None:
+    for _ in range(3):
+        shutil.rmtree(directory, ignore_errors=True)
+        if not os.path.exists(directory):
+            return
+        time.sleep(0.05)
+
+
+def main() -> None:
+    """Guard the workers of one platform: `guardian.py RUN_DIR`, commands on stdin."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    _become_subreaper()
+    wakeups, wakeup_writer = os.pipe()
+    os.set_blocking(wakeup_writer, False)
+    os.set_blocking(wakeups, False)
+    signal.set_wakeup_fd(wakeup_writer, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda number, frame: None)
+    Guardian(sys.argv[1]).serve(0, wakeups)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The platform's own process: from its options to a served port, and to an end that leaves nothing behind.
+
+    owner ──stdin: options as one JSON line, then held open──> this process ──pipe──> guardian ──> workers
+          <──stdout: {"url", "key", "pid", "run_dir"} as one line────
+
+It ends when it is told to (SIGTERM, SIGINT), when its owner's pipe closes, when its owner is no longer its
+parent (a forked child of the owner may hold the pipe), or when the guardian is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import uvicorn
+
+from .clock import SystemClock
+from .endpoints import EndpointSpec
+from .processes import GuardedProcesses, worker_environment
+from .registry import Registry
+from .server import Faults, PlatformApp
+from .state import forget_state, runtime_parent, write_state
+from .webhooks import Webhooks
+from .workerapi import protocol_environment
+from .workers import Worker
+
+__all__ = ["Options", "PortTaken", "run"]
+
+HOST = "127.0.0.1"
+#: How often the process looks whether its parent is still its owner, seconds.
+_OWNER_CHECK_S = 0.5
+#: Seconds that workers get to end by themselves when the platform ends.
+_WORKER_GRACE_S = 1.0
+#: Idle connections are kept longer than any client keeps them, seconds: a server that closes first makes a
+#: client's next POST fail, which nobody may safely repeat.
+_KEEP_ALIVE_S = 120
+
+
+class PortTaken(Exception):
+    """Another process listens on the wanted port; the text names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to run. Port 0 is any free one; no key means a random one.
+
+    `owner_pid` is the parent process this one must not survive, None for a platform run by hand.
+    """
+
+    port: int = 0
+    key: str | None = field(default=None, repr=False)
+    owner_pid: int | None = None
+    is_detached: bool = False
+    faults: Faults | None = None
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server without its signal handlers: the platform has its own way to end."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def run(options: Options) -> None:
+    """Serve until the end. Blocks.
+
+    Raises:
+        PortTaken: Another process listens on `options.port`.
+    """
+    listener = _listen(options.port)
+    run_dir = Path(tempfile.mkdtemp(prefix="flash-plugins-run-", dir=runtime_parent()))
+    config = uvicorn.Config(
+        "",
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        ws="none",
+        http="auto",
+        loop="auto",
+        server_header=False,
+        date_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=1,
+        backlog=2048,
+    )
+    factory = config.get_loop_factory()
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(_Platform(options, listener, run_dir).serve(config))
+
+
+class _Platform:
+    def __init__(self, options: Options, listener: socket.socket, run_dir: Path) -> None:
+        self._options = options
+        self._listener = listener
+        self._run_dir = run_dir
+        self._key = options.key or secrets.token_urlsafe(24)
+        self._url = f"http://{HOST}:{listener.getsockname()[1]}"
+        self._ending = asyncio.Event()
+
+    async def serve(self, config: uvicorn.Config) -> None:
+        clock = SystemClock()
+        processes = GuardedProcesses(self._run_dir)
+        await processes.open()
+        webhooks = Webhooks(clock)
+        cache_dir = self._run_dir / "cache"
+        cache_dir.mkdir(mode=0o700)
+
+        def environment(spec: EndpointSpec, worker: Worker) -> dict[str, str]:
+            return worker_environment(spec.env, protocol_environment(self._url, spec, worker, str(cache_dir)))
+
+        registry = Registry(
+            clock=clock, processes=processes, environment=environment, on_job_end=webhooks.job_ended
+        )
+        faults = self._options.faults
+        config.app = PlatformApp(registry, key=self._key, clock=clock, base_url=self._url, faults=faults)
+        server = _Server(config)
+        serving = asyncio.create_task(server.serve(sockets=[self._listener]))
+        while not server.started:
+            await asyncio.sleep(0.001)
+        self._watch_for_the_end(processes)
+        self._announce()
+        await asyncio.wait(
+            {asyncio.create_task(self._ending.wait()), serving}, return_when=asyncio.FIRST_COMPLETED
+        )
+        registry.close()
+        server.should_exit = True
+        await asyncio.gather(processes.close(grace_s=_WORKER_GRACE_S), webhooks.close())
+        await serving
+        if self._options.is_detached:
+            forget_state(os.getpid())
+
+    def _watch_for_the_end(self, processes: GuardedProcesses) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            loop.add_signal_handler(number, self._ending.set)
+        if self._options.owner_pid is not None:
+            self._watchers = [
+                asyncio.create_task(self._watch_parent(self._options.owner_pid)),
+                asyncio.create_task(self._watch_guardian(processes)),
+            ]
+            loop.add_reader(0, self._on_owner_pipe)
+        else:
+            self._watchers = [asyncio.create_task(self._watch_guardian(processes))]
+
+    def _on_owner_pipe(self) -> None:
+        if not os.read(0, 4096):
+            asyncio.get_running_loop().remove_reader(0)
+            self._ending.set()
+
+    async def _watch_parent(self, owner_pid: int) -> None:
+        while os.getppid() == owner_pid:
+            await asyncio.sleep(_OWNER_CHECK_S)
+        self._ending.set()
+
+    async def _watch_guardian(self, processes: GuardedProcesses) -> None:
+        await processes.lost.wait()
+        self._ending.set()
+
+    def _announce(self) -> None:
+        ready = {"url": self._url, "key": self._key, "pid": os.getpid(), "run_dir": str(self._run_dir)}
+        if self._options.is_detached:
+            write_state(ready)
+        sys.stdout.write(json.dumps(ready) + "\n")
+        sys.stdout.flush()
+        # The owner reads one line only: nothing may ever wait for it to read more.
+        os.dup2(2, 1)
+
+
+def _listen(port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((HOST, port))
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        raise PortTaken(
+            f"cannot listen on {HOST}:{port}: {os.strerror(error.errno or 0)}; "
+            "choose another port, or 0 for any free one"
+        ) from error
+    listener.setblocking(False)
+    return listener

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The local platform as one ASGI application: authorisation and the choice of who answers. No queue logic.
+
+/v2/{endpointId}/{operation}/…   job API (key) and worker protocol (worker's token): this module's table
+/v2/serverless…                  REST v2 (key): Starlette's router
+/_platform                       who this is (key), for `find_running`
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import os
+from dataclasses import dataclass
+
+from .. import api
+from .asgi import Call, Message, Receive, Send, send_empty, send_error, send_json
+from .clock import Clock
+from .jobapi import JOB_OPERATIONS
+from .registry import Registry
+from .rest import problem, rest_router
+from .wire import dump
+from .workerapi import WORKER_OPERATIONS, find_worker
+
+__all__ = ["Faults", "PlatformApp"]
+
+Scope = Message
+
+
+@dataclass(slots=True)
+class Faults:
+    """What goes wrong on purpose, for tests; each count is used up by that many job API requests.
+
+    `latency_s` delays every job API request, `refuse` answers 429, `drop` closes the connection without an
+    answer, `cold_start_s` delays every worker's first poll.
+    """
+
+    latency_s: float = 0.0
+    refuse: int = 0
+    drop: int = 0
+    cold_start_s: float = 0.0
+
+
+class PlatformApp:
+    """ASGI application. Keeps the key; everything else is the registry's."""
+
+    def __init__(
+        self, registry: Registry, *, key: str, clock: Clock, base_url: str, faults: Faults | None = None
+    ) -> None:
+        self._registry = registry
+        self._clock = clock
+        self._faults = faults
+        self._key = key.encode()
+        self._rest = rest_router(registry, clock, base_url)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            raise RuntimeError(f"the local platform serves http only, not {scope['type']}")
+        # "", "v2", endpoint, operation, …
+        parts = scope["path"].split("/")
+        if len(parts) > 3 and parts[1] == "v2":
+            if parts[3] in WORKER_OPERATIONS:
+                await self._serve_worker(scope, parts, receive, send)
+                return
+            if parts[2] not in api.RESERVED_ENDPOINT_IDS:
+                await self._serve_client(scope, parts, receive, send)
+                return
+        if parts[1] not in ("v2", "_platform"):
+            await send_error(send, 404, f"the local platform has no {scope['path']}")
+        elif not self._is_authorized(scope, is_bare_allowed=False):
+            refusal = problem(401, "missing or wrong key: send the header `Authorization: Bearer KEY`")
+            await refusal(scope, receive, send)
+        elif parts[1] == "_platform":
+            await send_json(send, 200, dump({"pid": os.getpid()}))
+        else:
+            await self._rest(scope, receive, send)
+
+    def _is_authorized(self, scope: Scope, *, is_bare_allowed: bool) -> bool:
+        for name, value in scope["headers"]:
+            if name == b"authorization":
+                scheme, _, key = value.rpartition(b" ")
+                if scheme.strip().lower() == b"bearer" or (is_bare_allowed and not scheme):
+                    return hmac.compare_digest(key, self._key)
+        return False
+
+    async def _serve_client(self, scope: Scope, parts: list[str], receive: Receive, send: Send) -> None:
+        if not self._is_authorized(scope, is_bare_allowed=True):
+            await send_error(send, 401, "missing or wrong key: send the header `Authorization: Bearer KEY`")
+            return
+        fleet = self._registry.get(parts[2])
+        operation = JOB_OPERATIONS.get(parts[3])
+        if fleet is None:
+            await send_error(send, 404, f"endpoint {parts[2]!r} not found")
+        elif operation is None or len(parts) - 4 != operation[1]:
+            await send_error(send, 404, f"the job API has no {scope['path']}")
+        elif scope["method"] not in operation[0]:
+            await send_error(
+                send, 405, f"{parts[3]} takes {' or '.join(operation[0])}, not {scope['method']}"
+            )
+        elif self._faults is None or not await self._fail_on_purpose(self._faults, send):
+            call = Call(scope["method"], parts[4:], scope["query_string"], receive, send)
+            await operation[2](call, fleet, self._clock)
+
+    async def _serve_worker(self, scope: Scope, parts: list[str], receive: Receive, send: Send) -> None:
+        methods, segments, answer = WORKER_OPERATIONS[parts[3]]
+        fleet = self._registry.get(parts[2])
+        call = Call(scope["method"], parts[4:], scope["query_string"], receive, send)
+        worker = find_worker(call, fleet) if fleet is not None else None
+        if fleet is None or worker is None:
+            # A worker of a deleted endpoint on its way out must not spin on errors; anybody else learns nothing.
+            await send_error(send, 401, "unknown worker or wrong token")
+        elif len(call.parts) != segments or call.method not in methods:
+            await send_error(send, 404, f"the worker protocol has no {call.method} {scope['path']}")
+        else:
+            if self._faults is not None and worker.ready_at is None and self._faults.cold_start_s:
+                await self._pause(self._faults.cold_start_s)
+            await answer(call, fleet, worker, self._clock)
+
+    async def _fail_on_purpose(self, faults: Faults, send: Send) -> bool:
+        if faults.latency_s:
+            await self._pause(faults.latency_s)
+        if faults.refuse:
+            faults.refuse -= 1
+            await send_empty(send, 429)
+            return True
+        if faults.drop:
+            faults.drop -= 1
+            # An answer that is never completed makes the server close the connection.
+            headers = [(b"content-length", b"1")]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            return True
+        return False
+
+    async def _pause(self, seconds: float) -> None:
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def wake() -> None:
+            if not done.done():
+                done.set_result(None)
+
+        self._clock.call_later(seconds, wake)
+        await done

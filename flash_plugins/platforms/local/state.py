@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where this user's local platforms keep their files, and the note a platform run by hand leaves there.
+
+Standard library only, and needs no home directory: both the platform's process and its clients use it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+__all__ = ["forget_state", "read_state", "runtime_parent", "state_path", "write_state"]
+
+
+def runtime_parent() -> Path:
+    """Return this user's own directory for platforms (0700), made if need be.
+
+    Raises:
+        PermissionError: Somebody else made it first.
+    """
+    base = os.environ.get("XDG_RUNTIME_DIR")
+    if base and os.path.isdir(base) and os.access(base, os.W_OK | os.X_OK):
+        parent = Path(base) / "flash-plugins"
+    else:
+        parent = Path(tempfile.gettempdir()) / f"flash-plugins-{os.getuid()}"
+    parent.mkdir(mode=0o700, exist_ok=True)
+    if parent.lstat().st_uid != os.getuid() or parent.is_symlink():
+        raise PermissionError(f"{parent} belongs to somebody else: remove it, or set XDG_RUNTIME_DIR")
+    parent.chmod(0o700)
+    return parent
+
+
+def state_path() -> Path:
+    """Return the file that says where a platform run by hand is."""
+    return runtime_parent() / "platform.json"
+
+
+def write_state(ready: dict[str, object]) -> None:
+    """Leave a note (0600) for `find_running`: `url`, `key`, `pid`, `run_dir`."""
+    path = state_path()
+    draft = path.with_suffix(f".{os.getpid()}")
+    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        json.dump(ready, file)
+    draft.replace(path)
+
+
+def read_state() -> dict[str, object] | None:
+    """Return the note, None if there is none that can be read."""
+    try:
+        note = json.loads(state_path().read_text())
+    except (OSError, ValueError):
+        return None
+    is_complete = isinstance(note, dict) and {"url", "key", "pid", "run_dir"} <= note.keys()
+    return note if is_complete else None
+
+
+def forget_state(pid: int) -> None:
+    """Remove the note, if it is still about process `pid`."""
+    note = read_state()
+    if note is not None and note["pid"] == pid:
+        with suppress(OSError):
+            state_path().unlink()
