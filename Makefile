@@ -24,6 +24,8 @@ SCRIPTS := $(wildcard examples/*.py) $(wildcard benchmarks/*.py)
 
 export UV_PYTHON_DOWNLOADS := never
 export UV_NO_PROGRESS := 1
+# uv trusts its own list of authorities otherwise; pip uses the machine's.
+export UV_SYSTEM_CERTS ?= 1
 export PIP_ROOT_USER_ACTION := ignore
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1

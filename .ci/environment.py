@@ -73,7 +73,7 @@ def install(purpose):
     for name in names:
         what += groups[name]
     env = environment()
-    pip = [PYTHON, "-m", "pip", "install", "--quiet", "-c", CONSTRAINTS]
+    pip = [PYTHON, "-m", "pip", "install", "-qq", "-c", CONSTRAINTS]
     if not quiet([UV, "--version"], env):
         got_uv = subprocess.run([*pip, "uv"], env=env, capture_output=True, text=True)
         if got_uv.returncode:
@@ -88,22 +88,23 @@ def install(purpose):
 
 
 def environment():
-    """This process's environment, with uv pointed at the main index that pip is configured for."""
+    """This process's environment, in which uv uses the index and the certificates of pip's configuration."""
     env = dict(os.environ)
     if not any(env.get(name) for name in ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_INDEX")):
-        asked = subprocess.run(
-            [PYTHON, "-m", "pip", "config", "get", "global.index-url"],
-            env=env,
-            capture_output=True,
-            text=True,
-        )
-        index = env.get("PIP_INDEX_URL") or asked.stdout.strip()
+        index = env.get("PIP_INDEX_URL") or pip_setting("index-url")
         if index:
             env["UV_DEFAULT_INDEX"] = index
-    certificates = env.get("PIP_CERT")
+    certificates = env.get("PIP_CERT") or pip_setting("cert")
     if certificates:
         env.setdefault("SSL_CERT_FILE", certificates)
     return env
+
+
+def pip_setting(name):
+    asked = subprocess.run(
+        [PYTHON, "-m", "pip", "config", "get", f"global.{name}"], capture_output=True, text=True
+    )
+    return asked.stdout.strip()
 
 
 def package_folders():

@@ -30,7 +30,7 @@ ENVIRONMENT_READERS = (
 
 #: What a tracked file must not contain: places of one machine, hosts of one registry. Put together here, so
 #: that this file does not contain them either.
-FORBIDDEN = ("/wo" + "rk/", "fa" + "rm", "python" + "hosted", "/simp" + "le/")
+FORBIDDEN = ("/wo" + "rk/", "fa" + "rm", "python" + "hosted", "/simp" + "le/", "pypi" + ".org")
 
 #: A comment for the linter that gives no reason.
 NOQA = re.compile(r"noqa(: ?[A-Z0-9, ]+)?")
