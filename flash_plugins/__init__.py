@@ -1,1 +1,169 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Run the Python code you already have on Runpod Serverless, or on this machine with no account.
+
+Importing this package does nothing but define names; each is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .config import EndpointConfig
+    from .dispatcher import Call, StreamCall
+    from .endpoint import Endpoint
+    from .errors import (
+        ApiError,
+        AuthenticationError,
+        ConfigError,
+        EnvelopeError,
+        FlashPluginsError,
+        HookError,
+        JobCancelled,
+        JobError,
+        JobExpired,
+        JobFailed,
+        JobTimeout,
+        MissingDependencyError,
+        NotFoundError,
+        PayloadError,
+        PayloadTooLarge,
+        PlatformError,
+        PlatformUnavailable,
+        RemoteError,
+        SubmissionUnknown,
+        UnknownParameterError,
+        UnpicklableError,
+        WaitTimeout,
+        WorkerLost,
+    )
+    from .hardware import (
+        CpuInstanceType,
+        CudaVersion,
+        DataCenter,
+        GpuGroup,
+        GpuType,
+        ServerlessScalerType,
+    )
+    from .hooks import CallEvent, CallStage, hookimpl
+    from .job import JobResult, JobStatus
+    from .mapping import MapIterator
+    from .platforms.base import Connection, Platform
+    from .process import close, configure, platform, register, unregister
+    from .remote import RemoteClass, RemoteFunction, RemoteInstance, RemoteMethod
+
+__version__ = "0.1.0"
+
+#: Public names by the module that defines them.
+_HOMES = {
+    "config": ("EndpointConfig",),
+    "dispatcher": ("Call", "StreamCall"),
+    "endpoint": ("Endpoint",),
+    "errors": (
+        "ApiError",
+        "AuthenticationError",
+        "ConfigError",
+        "EnvelopeError",
+        "FlashPluginsError",
+        "HookError",
+        "JobCancelled",
+        "JobError",
+        "JobExpired",
+        "JobFailed",
+        "JobTimeout",
+        "MissingDependencyError",
+        "NotFoundError",
+        "PayloadError",
+        "PayloadTooLarge",
+        "PlatformError",
+        "PlatformUnavailable",
+        "RemoteError",
+        "SubmissionUnknown",
+        "UnknownParameterError",
+        "UnpicklableError",
+        "WaitTimeout",
+        "WorkerLost",
+    ),
+    "hardware": (
+        "CpuInstanceType",
+        "CudaVersion",
+        "DataCenter",
+        "GpuGroup",
+        "GpuType",
+        "ServerlessScalerType",
+    ),
+    "hooks": ("CallEvent", "CallStage", "hookimpl"),
+    "job": ("JobResult", "JobStatus"),
+    "mapping": ("MapIterator",),
+    "platforms.base": ("Connection", "Platform"),
+    "process": ("close", "configure", "platform", "register", "unregister"),
+    "remote": ("RemoteClass", "RemoteFunction", "RemoteInstance", "RemoteMethod"),
+}
+_MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "ApiError",
+    "AuthenticationError",
+    "Call",
+    "CallEvent",
+    "CallStage",
+    "ConfigError",
+    "Connection",
+    "CpuInstanceType",
+    "CudaVersion",
+    "DataCenter",
+    "Endpoint",
+    "EndpointConfig",
+    "EnvelopeError",
+    "FlashPluginsError",
+    "GpuGroup",
+    "GpuType",
+    "HookError",
+    "JobCancelled",
+    "JobError",
+    "JobExpired",
+    "JobFailed",
+    "JobResult",
+    "JobStatus",
+    "JobTimeout",
+    "MapIterator",
+    "MissingDependencyError",
+    "NotFoundError",
+    "PayloadError",
+    "PayloadTooLarge",
+    "Platform",
+    "PlatformError",
+    "PlatformUnavailable",
+    "RemoteClass",
+    "RemoteError",
+    "RemoteFunction",
+    "RemoteInstance",
+    "RemoteMethod",
+    "ServerlessScalerType",
+    "StreamCall",
+    "SubmissionUnknown",
+    "UnknownParameterError",
+    "UnpicklableError",
+    "WaitTimeout",
+    "WorkerLost",
+    "__version__",
+    "close",
+    "configure",
+    "hookimpl",
+    "platform",
+    "register",
+    "unregister",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

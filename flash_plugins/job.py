@@ -37,7 +37,7 @@ class JobStatus(StrEnum):
         Raises:
             ValueError: `text` is no state this version knows.
         """
-        return cls.IN_PROGRESS if text == "RUNNING" else cls(text)
+        return cls.IN_PROGRESS if text == "RUNNING" else cls(str(text))
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,9 +54,7 @@ def _warn(record: Mapping[str, Any]) -> None:
     module = str(record["module"])
     loaded = sys.modules.get(module)
     registry = _registry if loaded is None else loaded.__dict__.setdefault("__warningregistry__", {})
-    warnings.warn_explicit(
-        _warning_of(record), None, record["path"], record["line"], module=module, registry=registry  # type: ignore[arg-type]
-    )
+    warnings.warn_explicit(_warning_of(record), None, record["path"], record["line"], module=module, registry=registry)
 
 
 def _warning_of(record: Mapping[str, Any]) -> Warning:

@@ -113,5 +113,3 @@ class Progress:
         text = f"{', '.join(sorted(self._endpoints))}: {' · '.join(parts)} · {seconds:.0f} s"
         out.write(f"\r\x1b[2K{text}" if is_terminal else f"flash-plugins: {text}\n")
         out.flush()
-
-

@@ -8,7 +8,7 @@ import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import CancelledError, Future
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from .. import code
 from ..errors import JobCancelled, WaitTimeout
@@ -115,13 +115,20 @@ class Call(Future[T], Generic[T]):
     def __await__(self) -> Generator[Any, None, T]:
         return self._awaited().__await__()
 
-    async def _awaited(self) -> T:
+    async def settled(self) -> None:
+        """Wait in a coroutine until the call is done, however it ended. Cancelling the wait cancels the call."""
+        if self.done():
+            return
         loop = asyncio.get_running_loop()
         done = loop.create_future()
 
+        def finish() -> None:
+            if not done.done():
+                done.set_result(None)
+
         def wake(_: object) -> None:
             try:
-                loop.call_soon_threadsafe(lambda: done.done() or done.set_result(None))
+                loop.call_soon_threadsafe(finish)
             except RuntimeError:
                 if not loop.is_closed():
                     raise  # the awaiting loop is gone: nobody waits any more
@@ -132,7 +139,20 @@ class Call(Future[T], Generic[T]):
         except asyncio.CancelledError:
             self.cancel()
             raise
+
+    async def _awaited(self) -> T:
+        await self.settled()
         return self.result()
+
+    def _run_here(self, function: Callable[[], T]) -> None:
+        """Give the call its outcome by running it now, in this thread."""
+        try:
+            value = function()
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it is the outcome of the call
+            self._decoded = (False, error)
+        else:
+            self._decoded = (True, value)
+        self.set_result(cast(T, None))
 
     def _wait(self, timeout: float | None) -> None:
         try:

@@ -15,7 +15,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from concurrent.futures import InvalidStateError
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -110,7 +110,10 @@ class Lane:
         self._carried: set[str] = set()  # digests that were sent at least once
         self._is_held = True  # whether the platform holds /stream, as far as known
         limit_ms = config.execution_timeout_ms or _NO_LIMIT_MS
-        self._policy = {"executionTimeout": limit_ms, "ttl": min(limit_ms + _TTL_MARGIN_MS, api.POLICY_MAX_MS)}
+        self._policy = {
+            "executionTimeout": limit_ms,
+            "ttl": min(limit_ms + _TTL_MARGIN_MS, api.POLICY_MAX_MS),
+        }
 
     @property
     def submissions(self) -> list[Submission]:
@@ -167,7 +170,7 @@ class Lane:
             self._handle = await self.session.provision(self.config, streams=self.streams)
         except FlashPluginsError as error:
             self.fail_all(error)
-        except Exception as error:  # noqa: BLE001 - a waiting call must get the bug's traceback, not wait for ever
+        except Exception as error:
             self.fail_all(_internal(error))
             raise
         finally:
@@ -181,10 +184,10 @@ class Lane:
         except FlashPluginsError as error:
             self._settle_error(submission, self.session.explain(error))
         except asyncio.CancelledError:
-            error = JobCancelled("the process is ending", job_id=submission.call.job_id)
-            self._settle_error(submission, error)
+            ending = JobCancelled("the process is ending", job_id=submission.call.job_id)
+            self._settle_error(submission, ending)
             raise
-        except Exception as error:  # noqa: BLE001 - as in _provision
+        except Exception as error:
             self._settle_error(submission, _internal(error))
             raise
         else:
@@ -271,11 +274,11 @@ class Lane:
         """Wait for the end of a job that the platform has accepted."""
         client, handle, call = self.session.client, await self._provisioned(), submission.call
         sent_at = time.monotonic()
-        status = job.status
+        job_id, status = job.id, job.status
         while True:
             if self._is_held or self.streams:
                 asked_at = time.monotonic()
-                status, chunks = await self._asked(submission, sent_at, lambda: client.stream(handle, job.id))
+                status, chunks = await self._asked(submission, sent_at, lambda: client.stream(handle, job_id))
                 for chunk in chunks:
                     self._take_chunk(call, chunk)
                 if not status.is_terminal and not chunks and time.monotonic() - asked_at < _HOLDS_AT_LEAST_S:
@@ -285,7 +288,7 @@ class Lane:
                     continue
             else:
                 await self.session.poller.turn(age_s=time.monotonic() - sent_at)
-            job = await self._asked(submission, sent_at, lambda: client.status(handle, job.id))
+            job = await self._asked(submission, sent_at, lambda: client.status(handle, job_id))
             if job.status.is_terminal:
                 return job
 
@@ -367,7 +370,8 @@ class Lane:
             try:
                 replay(outcome.records)
             except Warning as warning:  # the caller's filters make it an error
-                _resolve(call, lambda: call.set_exception(warning))
+                error = warning
+                _resolve(call, lambda: call.set_exception(error))
             else:
                 _resolve(call, lambda: call.set_result(outcome_only))
 

@@ -23,7 +23,7 @@ from .threads import BackgroundLoop, DeliveryThread
 from .window import Poller
 
 if TYPE_CHECKING:
-    from ..platforms.base import Connection, Platform
+    from ..platforms.base import Platform
     from ..platforms.runpod import EndpointHandle, RunpodClient
 
 __all__ = ["Session"]
@@ -92,9 +92,22 @@ class Session:
         self.loop.post(lambda: self._lane(config, streams=streams).provision())
 
     def submit(
-        self, config: EndpointConfig, envelope: CallEnvelope, *, function_name: str, streams: bool
+        self,
+        config: EndpointConfig,
+        envelope: CallEnvelope,
+        *,
+        function_name: str,
+        streams: bool,
+        is_generator: bool,
     ) -> Call[Any]:
         """Take a call; never blocks on the network.
+
+        Args:
+            config: The endpoint, with its name.
+            envelope: The call.
+            function_name: For messages.
+            streams: Whether the endpoint's workers stream.
+            is_generator: Whether this call yields values rather than returning one.
 
         Raises:
             PlatformUnavailable: The process is ending.
@@ -104,10 +117,8 @@ class Session:
         if self._is_closed:
             raise PlatformUnavailable("this process is ending, so no more calls are taken")
         self.platform()  # a wrong setting is an error here and now, at the call
-        kind = StreamCall if streams else Call
-        call: Call[Any] = kind(
-            endpoint_name=str(config.name), function_name=function_name, number=next(self._numbers)
-        )
+        kind = StreamCall if is_generator else Call
+        call: Call[Any] = kind(endpoint_name=str(config.name), function_name=function_name, number=next(self._numbers))
 
         def accept() -> None:
             lane = self._lane(config, streams=streams)

@@ -115,5 +115,5 @@ class DeliveryThread:
         while (action := self._actions.get()) is not None:
             try:
                 action()
-            except Exception:  # noqa: BLE001 - the thread must outlive any one delivery; the traceback is logged
+            except Exception:
                 logger.exception("delivering the outcome of a call failed")

@@ -8,9 +8,9 @@ misspelt hook function would register silently (`check_pending` turns that into 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from threading import RLock
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, cast
 
 import pluggy
 
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["HookManager"]
 
 logger = logging.getLogger(__name__)
-
-_Answer = TypeVar("_Answer")
 
 
 class HookManager:
@@ -88,22 +86,23 @@ class HookManager:
         """
         self._load_installed()
         for impl in reversed(self._manager.hook.flash_choose_platform.get_hookimpls()):
-            if (platform := self._gate(impl, lambda impl=impl: _call(impl, settings=settings))) is not None:
-                return platform  # type: ignore[no-any-return]
+            platform = self._gate(impl, settings=settings)
+            if platform is not None:
+                return cast("Platform", platform)
         return None
 
     def platform_chosen(self, platform: Platform) -> None:
         """Tell `flash_platform_chosen`. Observer."""
         self._load_installed()
         for impl in self._manager.hook.flash_platform_chosen.get_hookimpls():
-            self._observe(impl, lambda impl=impl: _call(impl, platform=platform))
+            self._observe(impl, platform=platform)
 
     def call_event(self, event: CallEvent) -> None:
         """Tell `flash_call_event`. Observer."""
         if not self._observes_calls:
             return
         for impl in self._manager.hook.flash_call_event.get_hookimpls():
-            self._observe(impl, lambda impl=impl: _call(impl, event=event))
+            self._observe(impl, event=event)
 
     def _load_installed(self) -> None:
         with self._lock:
@@ -113,29 +112,29 @@ class HookManager:
             try:
                 self._manager.load_setuptools_entrypoints(PROJECT)
                 self._manager.check_pending()
-            except Exception as error:  # noqa: BLE001 - importing somebody's plugin may raise anything
+            except Exception as error:
                 raise HookError(
                     f"an installed flash_plugins plugin cannot be loaded: {type(error).__name__}: {error}; "
                     "repair or uninstall it"
                 ) from error
             self._observes_calls = bool(self._manager.hook.flash_call_event.get_hookimpls())
 
-    def _gate(self, impl: pluggy.HookImpl, call: Callable[[], _Answer]) -> _Answer:
+    def _gate(self, impl: pluggy.HookImpl, **arguments: object) -> object:
         try:
-            return call()
+            return _call(impl, arguments)
         except FlashPluginsError:
             raise
-        except Exception as error:  # noqa: BLE001 - a plugin may raise anything; it is re-raised with its name
+        except Exception as error:
             raise HookError(
                 f"plugin {impl.plugin_name!r} failed in {impl.function.__name__}: {type(error).__name__}: {error}"
             ) from error
 
-    def _observe(self, impl: pluggy.HookImpl, call: Callable[[], object]) -> None:
+    def _observe(self, impl: pluggy.HookImpl, **arguments: object) -> None:
         try:
-            call()
-        except Exception:  # noqa: BLE001 - an observer must not hurt the job; the traceback is logged
+            _call(impl, arguments)
+        except Exception:
             logger.exception("plugin %r failed in %s; the call goes on", impl.plugin_name, impl.function.__name__)
 
 
-def _call(impl: pluggy.HookImpl, **arguments: object) -> object:
+def _call(impl: pluggy.HookImpl, arguments: Mapping[str, object]) -> object:
     return impl.function(*(arguments[name] for name in impl.argnames))

@@ -12,7 +12,7 @@ from . import api
 from .base import Connection, Platform
 
 if TYPE_CHECKING:
-    from .local import RunningPlatform
+    from .local.launch import RunningPlatform
 
 __all__ = ["CloudPlatform", "LocalPlatform", "choose"]
 
@@ -102,7 +102,7 @@ class LocalPlatform:
             PlatformUnavailable: It does not start.
             MissingDependencyError: Its packages are not installed.
         """
-        from . import local
+        from .local import launch as local
 
         with self._lock:
             if self._running is None or not self._running.is_alive():

@@ -18,7 +18,9 @@ def main() -> int:
             "are started by Runpod or by the local platform when a decorated function is called\n"
         )
         return 2
-    os.environ.setdefault("FLASH_PLUGINS_CACHE_DIR", os.path.join(tempfile.gettempdir(), f"flash-plugins-{os.getuid()}"))
+    os.environ.setdefault(
+        "FLASH_PLUGINS_CACHE_DIR", os.path.join(tempfile.gettempdir(), f"flash-plugins-{os.getuid()}")
+    )
     from .queue import serve
 
     serve()

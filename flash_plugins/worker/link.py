@@ -11,7 +11,7 @@ import pickle
 import socket
 import struct
 from threading import Lock
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 __all__ = ["BlockingLink", "pack", "read_frame"]
 
@@ -42,7 +42,7 @@ class BlockingLink:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self._input: BinaryIO = sock.makefile("rb", buffering=1 << 18)
+        self._input = cast(BinaryIO, sock.makefile("rb", buffering=1 << 18))
         self._lock = Lock()
 
     def receive(self) -> Frame | None:

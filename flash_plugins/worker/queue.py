@@ -216,6 +216,4 @@ def serve() -> None:
         ) from error
     streams = os.environ.get(api.HANDLER_ENV) == api.HANDLER_STREAMS
     declared = declared_concurrency(concurrency)
-    runpod.serverless.start(
-        {"handler": stream if streams else call, "concurrency_modifier": lambda _current: declared}
-    )
+    runpod.serverless.start({"handler": stream if streams else call, "concurrency_modifier": lambda _current: declared})

@@ -15,13 +15,16 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from threading import RLock
-from typing import Any
+from typing import Any, cast
 
 from .. import code
 from ..errors import EnvelopeError, PayloadError
 from ..payload import CallEnvelope, digest_of
 
 __all__ = ["BlobCache", "MissingBlobs", "Prepared", "Preparer", "python_version"]
+
+#: Positional and keyword arguments, as they are pickled.
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def python_version() -> str:
@@ -130,7 +133,7 @@ class Preparer:
             if envelope.method is not None:
                 instance = self._instance(envelope.code, target, envelope.instance or "")
                 target = getattr(instance, envelope.method)
-            args, kwargs = code.loads(envelope.args)  # type: ignore[misc]
+            args, kwargs = cast("Arguments", code.loads(envelope.args))
         return Prepared(target, args, kwargs)
 
     def _is_loaded(self, digest: str) -> bool:
@@ -154,6 +157,6 @@ class Preparer:
     def _instance(self, code_digest: str, made_of: Any, arguments: str) -> Any:
         key = (code_digest, arguments)
         if key not in self._instances:
-            args, kwargs = code.loads(self._blobs.read(arguments))  # type: ignore[misc]
+            args, kwargs = cast("Arguments", code.loads(self._blobs.read(arguments)))
             self._instances[key] = made_of(*args, **kwargs)
         return self._instances[key]

@@ -63,7 +63,15 @@ class Runner:
         streams: Whether the job loop passes chunks on (endpoints of generator functions).
     """
 
-    def __init__(self, link: BlockingLink, preparer: Preparer, *, concurrency: int, worker_id: str | None, streams: bool) -> None:
+    def __init__(
+        self,
+        link: BlockingLink,
+        preparer: Preparer,
+        *,
+        concurrency: int,
+        worker_id: str | None,
+        streams: bool,
+    ) -> None:
         self._streams = streams
         self._link = link
         self._preparer = preparer
@@ -159,7 +167,9 @@ class Runner:
         else:
             pickled = code.dumps(value, what=f"the result of {_name_of(call.function)}()").data
             check_size(
-                int(len(pickled) * _BASE64_RATIO), api.RUN_MAX_BYTES, f"the result of {_name_of(call.function)}()"
+                int(len(pickled) * _BASE64_RATIO),
+                api.RUN_MAX_BYTES,
+                f"the result of {_name_of(call.function)}()",
             )
             return replace(outcome, result=pickled)
         return replace(outcome, ended=True)

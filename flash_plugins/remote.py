@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a decorated function or class becomes: something whose calls run on the endpoint's workers."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import logging
+import platform as python_platform
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
+
+from . import code
+from .config import worker_endpoint
+from .dispatcher import Call
+from .errors import ConfigError
+from .mapping import MapIterator, Order
+from .payload import CallEnvelope, check_size, digest_of
+from .platforms import api
+
+if TYPE_CHECKING:
+    from .endpoint import Endpoint
+
+__all__ = ["RemoteClass", "RemoteFunction", "RemoteInstance", "RemoteMethod"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+#: Base64 makes four bytes of three.
+_BASE64_RATIO = 4 / 3
+
+
+class _Shipped:
+    """A function or class as blobs, made once per process and again when its source bundle changes."""
+
+    def __init__(self, target: Any) -> None:
+        self._target = target
+        self._name = str(getattr(target, "__qualname__", None) or type(target).__qualname__)
+
+    @functools.cached_property
+    def _pickled(self) -> code.Pickled:
+        return code.dumps(self._target, what=f"{self._name}()")
+
+    def envelope(
+        self, arguments: tuple[Any, ...], *, method: str | None = None, instance: code.Pickled | None = None
+    ) -> CallEnvelope:
+        """Return the call with these arguments, which are pickled now: later changes of them do not travel.
+
+        Raises:
+            UnpicklableError: The function or an argument cannot be pickled.
+            PayloadTooLarge: The arguments are over the limit of one job.
+        """
+        where = f"{self._name}()" if method is None else f"{self._name}.{method}()"
+        packed = code.dumps(arguments, what=f"the arguments of {where}")
+        check_size(int(len(packed.data) * _BASE64_RATIO), api.RUNSYNC_MAX_BYTES, f"the arguments of {where}")
+        shipped = self._pickled
+        blobs = {(digest := digest_of(shipped.data)): shipped.data}
+        modules = shipped.modules | packed.modules | (instance.modules if instance else frozenset())
+        bundle = code.bundle_modules(modules) if modules else None
+        if bundle is not None:
+            blobs[bundle.digest] = bundle.data
+        instance_digest = None
+        if instance is not None:
+            blobs[instance_digest := digest_of(instance.data)] = instance.data
+        return CallEnvelope(
+            code=digest,
+            args=packed.data,
+            python=".".join(python_platform.python_version_tuple()[:2]),
+            bundle=None if bundle is None else bundle.digest,
+            instance=instance_digest,
+            method=method,
+            log_level=logging.getLogger().getEffectiveLevel(),
+            blobs=blobs,
+        )
+
+
+class RemoteFunction(Generic[P, T]):
+    """A decorated function: calling it runs it on a worker of its endpoint and returns a `Call` at once.
+
+    Arguments are pickled in the calling thread, so they may be changed right after. On a worker of the same
+    endpoint the function runs in place.
+    """
+
+    def __init__(self, endpoint: Endpoint, function: Callable[P, T]) -> None:
+        self.endpoint = endpoint
+        self._function = function
+        self._streams = _is_generator(function)
+        self._shipped = _Shipped(function)
+        functools.update_wrapper(self, function)
+
+    def __repr__(self) -> str:
+        return f"<RemoteFunction {self._shipped._name}() on endpoint {self.endpoint.name!r}>"
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Call[Any]:
+        """Run the function on a worker.
+
+        Raises:
+            UnpicklableError: The function or an argument cannot be pickled.
+            PayloadTooLarge: The arguments are over the limit of one job.
+            ConfigError: The endpoint allows no worker, or the settings name no platform.
+        """
+        if worker_endpoint() is not None:
+            return _in_place(self.endpoint, self._function, args, kwargs)
+        return self.endpoint._submit(
+            self._shipped.envelope((args, kwargs)),
+            function_name=self._shipped._name,
+            is_generator=self._streams,
+        )
+
+    def local(self, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run the function here, as if it were not decorated."""
+        return self._function(*args, **kwargs)
+
+    def map(
+        self,
+        *iterables: Iterable[Any],
+        order: Order = "input",
+        return_exceptions: bool = False,
+        window: int | None = None,
+    ) -> MapIterator[Any]:
+        """Call the function for each item, as the built-in `map` does, and iterate the results.
+
+        Calls begin at once; inputs are taken lazily, never more than `window` ahead of what was consumed, so
+        they may be endless. Leaving the iteration early cancels what is queued and running.
+
+        Args:
+            iterables: One for each positional parameter; the shortest ends the map.
+            order: `input`, or `completed`: as results come.
+            return_exceptions: Yield exceptions in place of results instead of raising the first.
+            window: Most calls ahead; default 400.
+
+        Raises:
+            ConfigError: An option has no such value, or there is no iterable.
+        """
+        return MapIterator(self, iterables, order=order, return_exceptions=return_exceptions, window=window)
+
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        return self if instance is None else functools.partial(cast("Callable[..., Any]", self), instance)
+
+    def __reduce_ex__(self, protocol: object) -> Any:
+        # Made empty first and filled later: the function's own globals may lead back here.
+        return RemoteFunction.__new__, (RemoteFunction,), dict(self.__dict__, _shipped=None)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._shipped = _Shipped(self._function)
+
+
+class RemoteClass(Generic[P, T]):
+    """A decorated class: calling it returns a `RemoteInstance`, without any request.
+
+    The real instance is made on each worker that gets a call, once per worker and equal constructor arguments.
+    """
+
+    def __init__(self, endpoint: Endpoint, cls: Callable[P, T]) -> None:
+        self.endpoint = endpoint
+        self._class = cls
+        self._shipped = _Shipped(cls)
+        self._streams = any(_is_generator(member) for _, member in inspect.getmembers(cls) if callable(member))
+        functools.update_wrapper(self, cls, updated=())
+
+    def __repr__(self) -> str:
+        return f"<RemoteClass {self._shipped._name} on endpoint {self.endpoint.name!r}>"
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> RemoteInstance:
+        """Return a stand-in for an instance made with these arguments.
+
+        Raises:
+            UnpicklableError: The arguments cannot be pickled.
+            TypeError: The class does not take these arguments.
+        """
+        with contextlib.suppress(ValueError):  # a class made in C that tells no signature: the worker will say
+            inspect.signature(self._class).bind(*args, **kwargs)
+        pickled = code.dumps((args, kwargs), what=f"the constructor arguments of {self._shipped._name}")
+        return RemoteInstance(self, pickled)
+
+    @property
+    def local(self) -> Callable[P, T]:
+        """The class itself."""
+        return self._class
+
+    def __reduce_ex__(self, protocol: object) -> Any:
+        return RemoteClass.__new__, (RemoteClass,), dict(self.__dict__, _shipped=None)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._shipped = _Shipped(self._class)
+
+
+class RemoteInstance:
+    """Stands for one instance of a decorated class; its public methods run on workers."""
+
+    def __init__(self, remote_class: RemoteClass[..., Any], arguments: code.Pickled) -> None:
+        self._remote_class = remote_class
+        self._arguments = arguments
+
+    def __repr__(self) -> str:
+        return f"<RemoteInstance of {self._remote_class._shipped._name}>"
+
+    def __getattr__(self, name: str) -> RemoteMethod:
+        if name.startswith("_"):
+            raise AttributeError(f"{name!r} is private; only public methods of a decorated class run on workers")
+        member = getattr(self._remote_class._class, name, None)
+        if not callable(member):
+            methods = [
+                n for n, m in inspect.getmembers(self._remote_class._class) if callable(m) and not n.startswith("_")
+            ]
+            raise AttributeError(
+                f"{self._remote_class._shipped._name} has no method {name!r}; it has: {', '.join(methods) or 'none'} "
+                "(attributes stay on the worker: write a method that returns them)"
+            )
+        return RemoteMethod(self, name, is_generator=_is_generator(member))
+
+
+class RemoteMethod:
+    """A method of a `RemoteInstance`: call it, or `map` it, as a decorated function."""
+
+    def __init__(self, instance: RemoteInstance, name: str, *, is_generator: bool) -> None:
+        self._instance = instance
+        self._name = name
+        self._is_generator = is_generator
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Call[Any]:
+        """Run the method on a worker; raises as `RemoteFunction.__call__`."""
+        remote_class = self._instance._remote_class
+        shipped = remote_class._shipped
+        if worker_endpoint() is not None:
+            made = code.loads(self._instance._arguments.data)
+            args_of_class, kwargs_of_class = cast("tuple[Any, Any]", made)
+            instance = remote_class._class(*args_of_class, **kwargs_of_class)
+            return _in_place(remote_class.endpoint, getattr(instance, self._name), args, kwargs)
+        envelope = shipped.envelope((args, kwargs), method=self._name, instance=self._instance._arguments)
+        return remote_class.endpoint._submit(
+            envelope, function_name=f"{shipped._name}.{self._name}", is_generator=self._is_generator
+        )
+
+    def map(
+        self,
+        *iterables: Iterable[Any],
+        order: Order = "input",
+        return_exceptions: bool = False,
+        window: int | None = None,
+    ) -> MapIterator[Any]:
+        """As `RemoteFunction.map`."""
+        return MapIterator(self, iterables, order=order, return_exceptions=return_exceptions, window=window)
+
+
+def _is_generator(function: Any) -> bool:
+    return inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
+
+
+def _in_place(endpoint: Endpoint, function: Callable[..., Any], args: Any, kwargs: Any) -> Call[Any]:
+    """Run a call on the worker where it is made."""
+    here = worker_endpoint()
+    if here != endpoint.name:
+        raise ConfigError(
+            f"a worker of endpoint {here!r} called a function of endpoint {endpoint.name!r}: calls from worker to "
+            "worker are not supported yet; make the call from your own process, or use .local()"
+        )
+    call: Call[Any] = Call(endpoint_name=str(endpoint.name), function_name=str(function), number=0)
+    call._run_here(lambda: function(*args, **kwargs))
+    return call
