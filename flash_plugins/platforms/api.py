@@ -16,7 +16,7 @@ CLOUD_JOB_BASE: Final = "https://api.runpod.ai"
 #: REST v2 collection of serverless endpoints.
 SERVERLESS_PATH: Final = "/v2/serverless"
 
-#: First path segments of REST v2 below `/v2/`; an endpoint id may be none of them (both share one port locally).
+#: First path segments of REST v2 below `/v2/`; an endpoint id may be none of them: locally both share a port.
 RESERVED_ENDPOINT_IDS: Final = frozenset(
     {
         "account",
@@ -64,23 +64,23 @@ MAX_CONCURRENCY_ENV: Final = "RUNPOD_MAX_CONCURRENCY"
 #: refusals from the service.
 RESULT_MAX_BYTES: Final = 20_000_000
 
-#: How often a job is given to a worker before it fails because its workers died. Runpod does not publish its figure.
+#: How often a job is given to a worker before it fails because its workers died. Runpod does not say how often.
 MAX_ATTEMPTS: Final = 3
 #: Extra field of a job answer: how many workers got the job so far; left out while that is at most one.
 ATTEMPTS_FIELD: Final = "attempts"
-#: How the error text of a job starts when no worker could finish it, so that a client can tell that from a handler's error.
+#: How the error text of a job starts when no worker could finish it; tells it from an error of the handler.
 WORKER_LOST_PREFIX: Final = "worker lost: "
 #: How it starts when the endpoint's workers end, again and again, before they take a first job.
 WORKER_START_FAILED_PREFIX: Final = "worker did not start: "
 
-#: Seconds a worker may take until it asks for its first job; `INIT_TIMEOUT_ENV` in the endpoint's `env` overrides it.
+#: Seconds a worker may take until it asks for its first job; the endpoint's `env` can override it.
 WORKER_INIT_TIMEOUT_S: Final = 420.0
 INIT_TIMEOUT_ENV: Final = "RUNPOD_INIT_TIMEOUT"
 #: Milliseconds between the pings of a worker, the official SDK's default, and the variable that changes it.
 PING_INTERVAL_DEFAULT_MS: Final = 10_000
 PING_INTERVAL_ENV: Final = "RUNPOD_PING_INTERVAL"
 
-#: Defaults of an endpoint: execution timeout in milliseconds, workers, seconds until an idle worker is stopped.
+#: Defaults of an endpoint: execution timeout in milliseconds, workers, seconds until an idle worker stops.
 ENDPOINT_TIMEOUT_DEFAULT_MS: Final = 300_000
 WORKERS_MIN_DEFAULT: Final = 0
 WORKERS_MAX_DEFAULT: Final = 3
@@ -93,7 +93,8 @@ QUEUE_DELAY_MIN_S: Final = 0.5
 WEBHOOK_RETRIES: Final = 2
 WEBHOOK_RETRY_DELAY_S: Final = 10.0
 
-#: Variables that the official clients read to find the service: management base (no `/v2`), job base (with `/v2`), key.
+#: Variables by which the official clients find the service: management base (without `/v2`), job base (with
+#: it), key.
 API_BASE_ENV: Final = "RUNPOD_API_BASE_URL"
 ENDPOINT_BASE_ENV: Final = "RUNPOD_ENDPOINT_BASE_URL"
 API_KEY_ENV: Final = "RUNPOD_API_KEY"

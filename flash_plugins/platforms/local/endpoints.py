@@ -28,9 +28,7 @@ _CUDA_VERSION = re.compile(r"\d+\.\d+")
 #: GB of memory per vCPU by the last letter of a CPU flavor (compute, general, memory), from the catalog.
 _CPU_MEMORY_GB = {"c": 2, "g": 4, "m": 8}
 #: Changes of these make a new version: workers of the old one are replaced.
-_CONTAINER_FIELDS = frozenset(
-    {"image", "args", "disk", "env", "ports", "registry", "gpu", "cpu", "networkVolumes"}
-)
+_CONTAINER_FIELDS = frozenset({"image", "args", "disk", "env", "ports", "registry", "gpu", "cpu", "networkVolumes"})
 #: Shown in an answer when the endpoint has them.
 _OPTIONAL_FIELDS = ("image", "args", "disk", "env", "ports", "registry")
 
@@ -184,9 +182,7 @@ def update_endpoint(spec: EndpointSpec, patch: JsonObject) -> EndpointSpec:
     old = spec.fields
     for family, other in (("gpu", "cpu"), ("cpu", "gpu")):
         if family in patch and (other in patch or other in old):
-            raise InvalidEndpoint(
-                400, f"the compute family is fixed: this endpoint cannot change to {family}"
-            )
+            raise InvalidEndpoint(400, f"the compute family is fixed: this endpoint cannot change to {family}")
     fields = {**old, **patch}
     fields["workers"] = {**old["workers"], **patch.get("workers", {})}
     if fields["scaling"]["type"] == "REQUEST_COUNT" and "idleTimeout" not in patch.get("workers", {}):
@@ -235,9 +231,7 @@ def _check_rules(fields: JsonObject) -> None:
     if workers["max"] < workers["min"]:
         raise InvalidEndpoint(400, f"workers.max ({workers['max']}) is below workers.min ({workers['min']})")
     if fields["scaling"]["type"] == "REQUEST_COUNT" and "idleTimeout" in workers:
-        raise InvalidEndpoint(
-            400, "workers.idleTimeout does not apply to a QUEUE endpoint with REQUEST_COUNT"
-        )
+        raise InvalidEndpoint(400, "workers.idleTimeout does not apply to a QUEUE endpoint with REQUEST_COUNT")
     gpu = fields.get("gpu", {})
     if gpu.get("allowedCudaVersions") and gpu.get("minCudaVersion"):
         raise InvalidEndpoint(400, "gpu.allowedCudaVersions and gpu.minCudaVersion exclude each other")
@@ -251,11 +245,10 @@ def _check_rules(fields: JsonObject) -> None:
             "args is missing: the local platform runs args as the worker's command line and takes the image as "
             'this machine\'s python, for example args: "python /path/worker.py"',
         )
-    cap = fields.get("env", {}).get(api.MAX_CONCURRENCY_ENV)
-    if cap is not None and not (cap.isascii() and cap.isdigit() and int(cap) >= 1):
-        raise InvalidEndpoint(
-            400, f"env.{api.MAX_CONCURRENCY_ENV} must be a whole number of at least 1, not {cap!r}"
-        )
+    for name in (api.MAX_CONCURRENCY_ENV, api.INIT_TIMEOUT_ENV, api.PING_INTERVAL_ENV):
+        text = fields.get("env", {}).get(name)
+        if text is not None and not (text.isascii() and text.isdigit() and int(text) >= 1):
+            raise InvalidEndpoint(400, f"env.{name} must be a whole number of at least 1, not {text!r}")
 
 
 # -- one check per field: each returns what is wrong, as texts with the path --------------------------------
@@ -271,9 +264,7 @@ def _object(fields: Mapping[str, _Check], *, required: tuple[str, ...] = ()) -> 
     def check(value: Any, path: str) -> list[str]:
         if not isinstance(value, dict):
             return [f"{path}: must be an object"]
-        errors = [
-            f"{path}: additional properties '{name}' not allowed" for name in value if name not in fields
-        ]
+        errors = [f"{path}: additional properties '{name}' not allowed" for name in value if name not in fields]
         errors += [f"{path}: missing property '{name}'" for name in required if name not in value]
         for name in value:
             if name in fields:
@@ -305,11 +296,7 @@ def _one_of(*values: str) -> _Check:
 
 def _number(minimum: float, maximum: float = float("inf"), *, is_whole: bool = True) -> _Check:
     def check(value: Any, path: str) -> list[str]:
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or (is_whole and value != int(value))
-        ):
+        if isinstance(value, bool) or not isinstance(value, int | float) or (is_whole and value != int(value)):
             return [f"{path}: must be {'an integer' if is_whole else 'a number'}"]
         if not minimum <= value <= maximum:
             limits = f"at least {minimum:g}" if maximum == float("inf") else f"{minimum:g} to {maximum:g}"

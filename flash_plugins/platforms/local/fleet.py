@@ -40,6 +40,8 @@ _PINGS_MISSED_MAX = 4
 _SILENCE_EXTRA_S = 5.0
 #: Seconds a worker gets to end after SIGTERM.
 _STOP_GRACE_S = 5.0
+#: What becomes of a job with an empty object as input, in the words of the official worker.
+_EMPTY_INPUT_ERROR = 'missing field(s): id or input. Runpod drops an empty object: send {"__empty": true}'
 #: Log lines shown in the error of a job that its workers could not finish.
 _LOG_LINES = 20
 
@@ -90,9 +92,7 @@ class Fleet:
         job = self.jobs.submit(submission, is_sync=is_sync, timeout_s=self.spec.job_timeout_s)
         if submission.is_input_empty:
             # Runpod drops an empty object and the worker then refuses the job; told here without the detour.
-            self.jobs.fail(
-                job, 'missing field(s): id or input; Runpod drops an empty input: send {"__empty": true}'
-            )
+            self.jobs.fail(job, _EMPTY_INPUT_ERROR)
             return job
         self._settle()
         return job
@@ -310,9 +310,7 @@ class Fleet:
         return Demand(
             queued=queued,
             running=self.jobs.counts.in_progress,
-            overdue=self.jobs.waiting_longer_than(
-                scaling.seconds, at_most=self.spec.workers_max * per_worker
-            ),
+            overdue=self.jobs.waiting_longer_than(scaling.seconds, at_most=self.spec.workers_max * per_worker),
             ready=sum(worker.ready_at is not None for worker in staying),
             jobs_per_worker=per_worker,
         )
@@ -374,9 +372,7 @@ class Fleet:
             def on_exit(code: int | None, failure: str | None, worker: Worker = worker) -> None:
                 self._on_exit(worker, code, failure)
 
-            self._processes.start(
-                worker.id, worker_argv(self.spec.args), self._environment(self.spec, worker), on_exit
-            )
+            self._processes.start(worker.id, worker_argv(self.spec.args), self._environment(self.spec, worker), on_exit)
             self._wake_by(now + self._init_timeout_s)
 
     def _drain(self, worker: Worker) -> None:
@@ -425,9 +421,7 @@ class Fleet:
     def _on_exit(self, worker: Worker, code: int | None, failure: str | None) -> None:
         self.workers.pop(worker.id, None)
         self._answer_polls(worker)
-        what = worker.killed_because or (
-            f"could not be started: {failure}" if code is None else describe_exit(code)
-        )
+        what = worker.killed_because or (f"could not be started: {failure}" if code is None else describe_exit(code))
         jobs = list(worker.leases.values())
         worker.leases.clear()
         for job in reversed(jobs):
@@ -446,9 +440,7 @@ class Fleet:
             _LOG.warning("worker %s %s; job %s is queued again", worker.id, what, job.id)
             self.jobs.give_back(job, counts_as_attempt=True)
             return
-        self.jobs.fail(
-            job, f"{api.WORKER_LOST_PREFIX}worker {worker.id} {what}; {advice}{self._log_text(worker)}"
-        )
+        self.jobs.fail(job, f"{api.WORKER_LOST_PREFIX}worker {worker.id} {what}; {advice}{self._log_text(worker)}")
 
     def _on_failed_start(self, worker: Worker, what: str) -> None:
         self._failed_starts += 1

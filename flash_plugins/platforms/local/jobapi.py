@@ -104,9 +104,7 @@ async def _retry(call: Call, fleet: Fleet, clock: Clock) -> None:
     if fleet.retry(job):
         await send_json(call.send, 200, b'{"id":"%b","status":"IN_QUEUE"}' % job.id.encode())
     else:
-        await send_error(
-            call.send, 400, f"job {job.id} is {status}: only FAILED and TIMED_OUT jobs can be retried"
-        )
+        await send_error(call.send, 400, f"job {job.id} is {status}: only FAILED and TIMED_OUT jobs can be retried")
 
 
 async def _purge_queue(call: Call, fleet: Fleet, clock: Clock) -> None:
@@ -137,9 +135,7 @@ async def _requests(call: Call, fleet: Fleet, clock: Clock) -> None:
 async def _find(call: Call, fleet: Fleet) -> Job | None:
     job = fleet.jobs.get(call.parts[0])
     if job is None:
-        await send_error(
-            call.send, 404, f"job {call.parts[0]} not found: it is unknown or its result has expired"
-        )
+        await send_error(call.send, 404, f"job {call.parts[0]} not found: it is unknown or its result has expired")
     return job
 
 
@@ -165,9 +161,7 @@ def _short(job: Job) -> bytes:
 
 def _milliseconds(call: Call, name: str, minimum_ms: int, maximum_ms: int) -> float | None:
     text = call.query().get(name)
-    return (
-        None if text is None else parse_milliseconds(text, name, minimum_ms=minimum_ms, maximum_ms=maximum_ms)
-    )
+    return None if text is None else parse_milliseconds(text, name, minimum_ms=minimum_ms, maximum_ms=maximum_ms)
 
 
 _READ: Final = ("GET", "POST")

@@ -57,9 +57,7 @@ class Job:
         "worker_id",
     )
 
-    def __init__(
-        self, job_id: str, submission: Submission, *, is_sync: bool, now: float, timeout_s: float
-    ) -> None:
+    def __init__(self, job_id: str, submission: Submission, *, is_sync: bool, now: float, timeout_s: float) -> None:
         self.id = job_id
         self.body = submission.body
         self.webhook = submission.webhook
@@ -347,17 +345,13 @@ class JobTable:
             self._set_alarm(when - now, when)
 
     def _check_deadline(self, job: Job, now: float) -> None:
-        if now >= job.expires_at or (
-            job.finished_at is not None and now >= job.finished_at + job.retention_s
-        ):
+        if now >= job.expires_at or (job.finished_at is not None and now >= job.finished_at + job.retention_s):
             self._forget(job)
             return
         if job.status is JobStatus.IN_PROGRESS and job.started_at is not None:
             ends_at = job.started_at + job.timeout_s
             if now >= ends_at:
-                job.error = dump(
-                    f"job timed out: it ran longer than its execution timeout of {job.timeout_s:g} s"
-                )
+                job.error = dump(f"job timed out: it ran longer than its execution timeout of {job.timeout_s:g} s")
                 self._interrupt(job, JobStatus.TIMED_OUT)
                 return
             self._watch(job, min(ends_at, job.expires_at))

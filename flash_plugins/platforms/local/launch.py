@@ -161,9 +161,7 @@ def launch(
         raise
     assert process.stdout is not None
     process.stdout.close()
-    platform = RunningPlatform(
-        ready["url"], ready["key"], ready["pid"], Path(ready["run_dir"]), detach, process, log
-    )
+    platform = RunningPlatform(ready["url"], ready["key"], ready["pid"], Path(ready["run_dir"]), detach, process, log)
     if detach:
         # The started process has forked the platform and ended.
         process.stdin.close()
@@ -190,9 +188,7 @@ def find_running() -> RunningPlatform | None:
 
 def _open_log(detach: bool) -> IO[bytes]:
     if detach:
-        return open(
-            os.open(runtime_parent() / "platform.log", os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600), "rb+"
-        )
+        return open(os.open(runtime_parent() / "platform.log", os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600), "rb+")
     return tempfile.TemporaryFile()
 
 
@@ -215,9 +211,7 @@ def _read_ready(process: subprocess.Popen[bytes], timeout_s: float) -> dict[str,
     return ready
 
 
-def _failure(
-    process: subprocess.Popen[bytes], port: int, log: IO[bytes], timeout_s: float
-) -> PlatformUnavailable:
+def _failure(process: subprocess.Popen[bytes], port: int, log: IO[bytes], timeout_s: float) -> PlatformUnavailable:
     with suppress(subprocess.TimeoutExpired):
         process.wait(0.5)
     text = _tail(log)

@@ -68,6 +68,14 @@ class Options:
 class _Server(uvicorn.Server):
     """uvicorn's server without its signal handlers: the platform has its own way to end."""
 
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.is_up = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.is_up.set()
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
@@ -89,6 +97,7 @@ def run(options: Options) -> None:
         ws="none",
         http="auto",
         loop="auto",
+        proxy_headers=False,
         server_header=False,
         date_header=False,
         timeout_keep_alive=_KEEP_ALIVE_S,
@@ -120,20 +129,15 @@ class _Platform:
         def environment(spec: EndpointSpec, worker: Worker) -> dict[str, str]:
             return worker_environment(spec.env, protocol_environment(self._url, spec, worker, str(cache_dir)))
 
-        registry = Registry(
-            clock=clock, processes=processes, environment=environment, on_job_end=webhooks.job_ended
-        )
+        registry = Registry(clock=clock, processes=processes, environment=environment, on_job_end=webhooks.job_ended)
         faults = self._options.faults
         config.app = PlatformApp(registry, key=self._key, clock=clock, base_url=self._url, faults=faults)
         server = _Server(config)
         serving = asyncio.create_task(server.serve(sockets=[self._listener]))
-        while not server.started:
-            await asyncio.sleep(0.001)
+        await server.is_up.wait()
         self._watch_for_the_end(processes)
         self._announce()
-        await asyncio.wait(
-            {asyncio.create_task(self._ending.wait()), serving}, return_when=asyncio.FIRST_COMPLETED
-        )
+        await asyncio.wait({asyncio.create_task(self._ending.wait()), serving}, return_when=asyncio.FIRST_COMPLETED)
         registry.close()
         server.should_exit = True
         await asyncio.gather(processes.close(grace_s=_WORKER_GRACE_S), webhooks.close())
@@ -143,16 +147,12 @@ class _Platform:
 
     def _watch_for_the_end(self, processes: GuardedProcesses) -> None:
         loop = asyncio.get_running_loop()
+        self._watchers = [asyncio.create_task(self._watch_guardian(processes))]
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, self._ending.set)
         if self._options.owner_pid is not None:
-            self._watchers = [
-                asyncio.create_task(self._watch_parent(self._options.owner_pid)),
-                asyncio.create_task(self._watch_guardian(processes)),
-            ]
+            self._watchers.append(asyncio.create_task(self._watch_parent(self._options.owner_pid)))
             loop.add_reader(0, self._on_owner_pipe)
-        else:
-            self._watchers = [asyncio.create_task(self._watch_guardian(processes))]
 
     def _on_owner_pipe(self) -> None:
         if not os.read(0, 4096):
@@ -160,7 +160,7 @@ class _Platform:
             self._ending.set()
 
     async def _watch_parent(self, owner_pid: int) -> None:
-        while os.getppid() == owner_pid:
+        while os.getppid() == owner_pid:  # noqa: ASYNC110 - nothing but asking tells
             await asyncio.sleep(_OWNER_CHECK_S)
         self._ending.set()
 

@@ -41,9 +41,7 @@ ExitListener = Callable[[int | None, str | None], None]
 class Processes(Protocol):
     """Starts and ends worker processes."""
 
-    def start(
-        self, worker_id: str, argv: list[str], environment: Mapping[str, str], on_exit: ExitListener
-    ) -> None:
+    def start(self, worker_id: str, argv: list[str], environment: Mapping[str, str], on_exit: ExitListener) -> None:
         """Start a process; `on_exit` is called once, also when it cannot be started."""
 
     def signal(self, worker_id: str, number: int) -> None:
@@ -62,6 +60,7 @@ class GuardedProcesses:
         self._listeners: dict[str, ExitListener] = {}
         self._pids: dict[str, int] = {}
         self._events: asyncio.Task[None] | None = None
+        self._all_ended = asyncio.Event()
         #: Set when the guardian ended although nobody asked it to.
         self.lost = asyncio.Event()
 
@@ -83,19 +82,18 @@ class GuardedProcesses:
             return
         for worker_id in self._listeners:
             self.signal(worker_id, signal.SIGTERM)
-        deadline = asyncio.get_running_loop().time() + grace_s
-        while self._listeners and asyncio.get_running_loop().time() < deadline:
-            await asyncio.sleep(0.02)
+        if self._listeners:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._all_ended.wait(), grace_s)
         self._guardian.stdin.close()
         await self._guardian.wait()
         await self._events
 
-    def start(
-        self, worker_id: str, argv: list[str], environment: Mapping[str, str], on_exit: ExitListener
-    ) -> None:
+    def start(self, worker_id: str, argv: list[str], environment: Mapping[str, str], on_exit: ExitListener) -> None:
         scratch = self._run_dir / "scratch" / worker_id
         scratch.mkdir(mode=0o700)
         self._listeners[worker_id] = on_exit
+        self._all_ended.clear()
         self._command(
             {
                 "op": "start",
@@ -144,6 +142,8 @@ class GuardedProcesses:
             listener = self._listeners.pop(event["id"], None)
             if listener is not None:
                 listener(event.get("exit"), event.get("failed"))
+            if not self._listeners:
+                self._all_ended.set()
         # Without the guardian nobody would reap or kill them.
         for pid in self._pids.values():
             with suppress(ProcessLookupError, PermissionError):

@@ -111,9 +111,7 @@ def _route(path: str, handlers: Mapping[str, Handler]) -> BaseRoute:
         handler = handlers.get(request.method)
         if handler is None:
             allowed = ", ".join(handlers)
-            return problem(
-                405, f"{request.method} is not allowed here, only {allowed}", headers={"Allow": allowed}
-            )
+            return problem(405, f"{request.method} is not allowed here, only {allowed}", headers={"Allow": allowed})
         try:
             return await handler(request)
         except InvalidEndpoint as error:

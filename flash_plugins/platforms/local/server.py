@@ -94,9 +94,7 @@ class PlatformApp:
         elif operation is None or len(parts) - 4 != operation[1]:
             await send_error(send, 404, f"the job API has no {scope['path']}")
         elif scope["method"] not in operation[0]:
-            await send_error(
-                send, 405, f"{parts[3]} takes {' or '.join(operation[0])}, not {scope['method']}"
-            )
+            await send_error(send, 405, f"{parts[3]} takes {' or '.join(operation[0])}, not {scope['method']}")
         elif self._faults is None or not await self._fail_on_purpose(self._faults, send):
             call = Call(scope["method"], parts[4:], scope["query_string"], receive, send)
             await operation[2](call, fleet, self._clock)
@@ -107,7 +105,6 @@ class PlatformApp:
         call = Call(scope["method"], parts[4:], scope["query_string"], receive, send)
         worker = find_worker(call, fleet) if fleet is not None else None
         if fleet is None or worker is None:
-            # A worker of a deleted endpoint on its way out must not spin on errors; anybody else learns nothing.
             await send_error(send, 401, "unknown worker or wrong token")
         elif len(call.parts) != segments or call.method not in methods:
             await send_error(send, 404, f"the worker protocol has no {call.method} {scope['path']}")

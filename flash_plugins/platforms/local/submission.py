@@ -77,12 +77,6 @@ def _policy_milliseconds(policy: dict[str, Any], name: str, minimum_ms: int) -> 
     value = policy.get(name)
     if value is None:
         return None
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or not minimum_ms <= value <= api.POLICY_MAX_MS
-    ):
-        raise MalformedJson(
-            f'"policy.{name}" must be {minimum_ms} to {api.POLICY_MAX_MS} milliseconds, not {value!r}'
-        )
+    if isinstance(value, bool) or not isinstance(value, int | float) or not minimum_ms <= value <= api.POLICY_MAX_MS:
+        raise MalformedJson(f'"policy.{name}" must be {minimum_ms} to {api.POLICY_MAX_MS} milliseconds, not {value!r}')
     return float(value)

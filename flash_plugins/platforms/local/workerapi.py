@@ -31,9 +31,7 @@ HOLD_S: Final = 20.0
 WorkerOperation = Callable[[Call, Fleet, Worker, Clock], Awaitable[None]]
 
 
-def protocol_environment(
-    base_url: str, spec: EndpointSpec, worker: Worker, cache_dir: str
-) -> Mapping[str, str]:
+def protocol_environment(base_url: str, spec: EndpointSpec, worker: Worker, cache_dir: str) -> Mapping[str, str]:
     """Return the variables by which the SDK finds the platform. `$…` are placeholders the SDK fills in."""
     base = f"{base_url}/v2/{spec.id}"
     query = f"gpu=local&token={worker.token}"
