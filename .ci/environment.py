@@ -101,9 +101,7 @@ def environment():
 
 
 def pip_setting(name):
-    asked = subprocess.run(
-        [PYTHON, "-m", "pip", "config", "get", f"global.{name}"], capture_output=True, text=True
-    )
+    asked = subprocess.run([PYTHON, "-m", "pip", "config", "get", f"global.{name}"], capture_output=True, text=True)
     return asked.stdout.strip()
 
 

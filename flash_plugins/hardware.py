@@ -75,9 +75,7 @@ class GpuGroup(StrEnum):
     BLACKWELL_180 = "BLACKWELL_180", 180, 0.0024
 
     # The defaults are for type checkers, which read `GpuGroup("ADA_24")` as a call of this.
-    def __new__(
-        cls, value: str, memory_gb: int | None = None, usd_per_second: float | None = None
-    ) -> GpuGroup:
+    def __new__(cls, value: str, memory_gb: int | None = None, usd_per_second: float | None = None) -> GpuGroup:
         member = str.__new__(cls, value)
         member._value_ = value
         member.memory_gb = memory_gb
@@ -145,9 +143,7 @@ class GpuType(StrEnum):
     NVIDIA_H200 = "NVIDIA H200", 141, "HOPPER_141", "H200 SXM"
     NVIDIA_B200 = "NVIDIA B200", 180, "BLACKWELL_180", "B200"
 
-    def __new__(
-        cls, value: str, memory_gb: int | None = None, pool: str = "ANY", display: str = ""
-    ) -> GpuType:
+    def __new__(cls, value: str, memory_gb: int | None = None, pool: str = "ANY", display: str = "") -> GpuType:
         member = str.__new__(cls, value)
         member._value_ = value
         member.memory_gb = memory_gb

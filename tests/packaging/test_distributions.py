@@ -44,9 +44,7 @@ class Built:
 
     def metadata(self) -> bytes:
         with zipfile.ZipFile(self.wheel) as archive:
-            return archive.read(
-                next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
-            )
+            return archive.read(next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA")))
 
 
 @pytest.fixture(scope="session")
@@ -71,9 +69,7 @@ def test_wheels_hold_the_package_and_nothing_else(built: list[Built]) -> None:
     for one in built:
         top = {name.partition("/")[0] for name in one.wheel_names()}
         assert {name for name in top if not name.endswith(".dist-info")} == {one.package}
-        modules = {
-            path.relative_to(one.folder).as_posix() for path in (one.folder / one.package).rglob("*.py")
-        }
+        modules = {path.relative_to(one.folder).as_posix() for path in (one.folder / one.package).rglob("*.py")}
         assert modules <= set(one.wheel_names())
 
 
@@ -127,9 +123,7 @@ def test_versions_are_in_lock_step() -> None:
         assert isinstance(dependencies, list)
         needed = [Requirement(text) for text in dependencies]
         ours = [requirement for requirement in needed if requirement.name == "flash-plugins"]
-        assert [str(requirement.specifier) for requirement in ours] == (
-            [] if folder == ROOT else [f"=={version}"]
-        )
+        assert [str(requirement.specifier) for requirement in ours] == ([] if folder == ROOT else [f"=={version}"])
     changelog = (ROOT / "CHANGELOG.md").read_text("utf-8")
     assert f"## [{version}]" in changelog or "## [Unreleased]" in changelog
 
@@ -172,9 +166,7 @@ def test_wheels_install_and_import_in_a_clean_environment(built: list[Built], tm
 
 
 def _run(*command: str, cwd: Path | None = None) -> str:
-    environment = {
-        name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONPATH")
-    }
+    environment = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONPATH")}
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=110)
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
     return done.stdout

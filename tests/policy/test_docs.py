@@ -110,15 +110,11 @@ def _check_command(command: str, block: Block) -> None:
         case ["make", *targets]:
             makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
             for target in targets:
-                assert re.search(rf"^{target}:", makefile, re.MULTILINE), (
-                    f"{block.name}: no target {target!r}"
-                )
+                assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"{block.name}: no target {target!r}"
         case ["python", script, *_]:
             assert (ROOT / script).exists(), f"{block.name}: no file {script!r}"
         case ["flash-plugins", *_]:
-            scripts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
-                "scripts"
-            ]
+            scripts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
             assert "flash-plugins" in scripts
         case _:
             assert command.startswith(COMMANDS), f"{block.name}: {command!r} is no command that documents use"

@@ -32,9 +32,7 @@ PROTOCOL_METHODS = _protocol_methods()
 
 
 def _is_program(source: Source) -> bool:
-    return source.path.name == "__main__.py" or f"{source.module}.".startswith(
-        tuple(f"{p}." for p in PROGRAMS)
-    )
+    return source.path.name == "__main__.py" or f"{source.module}.".startswith(tuple(f"{p}." for p in PROGRAMS))
 
 
 def _has_code(source: Source) -> bool:
@@ -60,9 +58,7 @@ def test_every_public_module_has_a_sorted_list_of_names_that_exist(source: Sourc
 @pytest.mark.parametrize("source", [s for s in SOURCES if s.exported], ids=lambda source: source.module)
 def test_every_exported_name_is_documented(source: Source) -> None:
     exported = set(source.exported or [])
-    silent = [
-        f"line {line}: {name}" for name, line in _undocumented(source) if name.partition(".")[0] in exported
-    ]
+    silent = [f"line {line}: {name}" for name, line in _undocumented(source) if name.partition(".")[0] in exported]
     assert not silent, f"{relative(source.path)}: no docstring or #: comment for {', '.join(silent)}"
 
 
@@ -79,12 +75,8 @@ def _defined(source: Source) -> set[str]:
                 names.add(name)
             case ast.ImportFrom(names=aliases) | ast.Import(names=aliases):
                 names.update(alias.asname or alias.name for alias in aliases)
-            case ast.Dict(keys=keys) if (
-                source.is_package
-            ):  # lazy names: {"Endpoint": "flash_plugins.endpoint"}
-                names.update(
-                    key.value for key in keys if isinstance(key, ast.Constant) and type(key.value) is str
-                )
+            case ast.Dict(keys=keys) if source.is_package:  # lazy names: {"Endpoint": "flash_plugins.endpoint"}
+                names.update(key.value for key in keys if isinstance(key, ast.Constant) and type(key.value) is str)
     return names
 
 

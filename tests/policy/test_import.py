@@ -91,9 +91,7 @@ def test_import_loads_no_framework(statement: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("statement", STATEMENTS)
-def test_import_is_quick(
-    statement: str, tmp_path: Path, record_property: Callable[[str, object], None]
-) -> None:
+def test_import_is_quick(statement: str, tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
     fastest_s = min(_probe(statement, tmp_path)["elapsed_s"] for _ in range(3))
     record_property(f"{statement}, ms", round(fastest_s * 1000, 1))
     assert fastest_s < CEILING_S

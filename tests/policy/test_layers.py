@@ -135,9 +135,7 @@ def test_adapters_use_public_names_only(adapter: str) -> None:
             if package != "flash_plugins":
                 continue
             if imported.module == "flash_plugins":
-                is_public = (
-                    imported.name in (None, *public) or f"flash_plugins.{imported.name}" in PUBLIC_MODULES
-                )
+                is_public = imported.name in (None, *public) or f"flash_plugins.{imported.name}" in PUBLIC_MODULES
             else:
                 exported = MODULES[imported.module].exported or []
                 is_public = imported.module in PUBLIC_MODULES and imported.name in (None, *exported)

@@ -45,9 +45,7 @@ def test_only_the_command_line_prints(source: Source) -> None:
     wrong = [
         f"line {node.lineno}"
         for node in ast.walk(source.tree)
-        if isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Name)
-        and node.func.id in ("print", "pprint")
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("print", "pprint")
     ]
     assert not wrong, f"{relative(source.path)} prints: {', '.join(wrong)}; log, or leave it to cli/"
 
@@ -57,9 +55,7 @@ def test_the_environment_is_read_in_few_places(source: Source) -> None:
     if relative(source.path).startswith(ENVIRONMENT_READERS):
         return
     wrong = [f"line {line}" for line in _environment_uses(source.tree)]
-    assert not wrong, (
-        f"{relative(source.path)} reads the environment: {', '.join(wrong)}; pass the value down"
-    )
+    assert not wrong, f"{relative(source.path)} reads the environment: {', '.join(wrong)}; pass the value down"
 
 
 @every_source
@@ -72,9 +68,7 @@ def test_a_catch_all_says_why(source: Source) -> None:
             is_cleanup = isinstance(node.body[-1], ast.Raise) and node.body[-1].exc is None
             if not is_cleanup and not any(len(text.split()) > 2 for text in comments):
                 wrong.append(f"line {node.lineno}")
-    assert not wrong, (
-        f"{relative(source.path)}: catch-all without a comment that says why: {', '.join(wrong)}"
-    )
+    assert not wrong, f"{relative(source.path)}: catch-all without a comment that says why: {', '.join(wrong)}"
 
 
 @every_source

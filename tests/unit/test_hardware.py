@@ -116,9 +116,7 @@ def test_unknown_data_center_suggests_close_ones() -> None:
         (("B200",), (GpuType.NVIDIA_B200,)),
     ],
 )  # fmt: skip
-def test_gpus_are_found_by_value_name_or_fragment(
-    value: object, expected: tuple[GpuType | GpuGroup, ...]
-) -> None:
+def test_gpus_are_found_by_value_name_or_fragment(value: object, expected: tuple[GpuType | GpuGroup, ...]) -> None:
     parsed = parse_gpus(value)
     assert parsed == expected
     assert [type(gpu) for gpu in parsed] == [type(gpu) for gpu in expected]
@@ -144,9 +142,7 @@ def test_wrong_gpus_are_quoted_with_what_is_allowed(value: object, message: str)
         parse_gpus(value)
 
 
-@pytest.mark.parametrize(
-    "value", ["cpu5c-4-8", "CPU5C_4_8", "5c-4", CpuInstanceType.CPU5C_4_8, ["cpu5c-4-8"]]
-)
+@pytest.mark.parametrize("value", ["cpu5c-4-8", "CPU5C_4_8", "5c-4", CpuInstanceType.CPU5C_4_8, ["cpu5c-4-8"]])
 def test_cpus_are_found_by_value_name_or_fragment(value: object) -> None:
     assert parse_cpus(value) == (CpuInstanceType.CPU5C_4_8,)
 
