@@ -50,8 +50,12 @@ def leftover_processes(mark: str, *, patience_s: float = 3.0) -> list[psutil.Pro
 
 
 def leftover_files(folder: Path) -> list[Path]:
-    """What tests left in the folder for temporary files, if its name says that it is ours."""
-    return sorted(path for path in folder.iterdir() if "flash" in path.name.lower())
+    """What tests left in the folder for temporary files, if its name says that it is ours.
+
+    Empty folders do not count: the one that holds the run folders of a user's platforms stays.
+    """
+    ours = [path for path in folder.iterdir() if "flash" in path.name.lower()]
+    return sorted(path for path in ours if path.is_file() or any(path.rglob("*")))
 
 
 def describe(process: psutil.Process) -> str:

@@ -19,7 +19,7 @@ LAYERS: list[set[str]] = [
     {"platforms"},
     {"builtin"},
     {"dispatcher"},
-    {"endpoint"},
+    {"endpoint", "remote", "mapping", "process"},
     {"cli", "testing"},
 ]
 
