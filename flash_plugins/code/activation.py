@@ -71,20 +71,11 @@ def _unpack(digest: str, data: bytes, folder: Path) -> None:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             entries = archive.infolist()
             if sum(entry.file_size for entry in entries) > _MAX_UNPACKED_BYTES:
-                raise EnvelopeError(
-                    f"source bundle {digest} unpacks to more than {_MAX_UNPACKED_BYTES} bytes"
-                )
+                raise EnvelopeError(f"source bundle {digest} unpacks to more than {_MAX_UNPACKED_BYTES} bytes")
             for entry in entries:
                 path = PurePosixPath(entry.filename)
-                if (
-                    path.is_absolute()
-                    or ".." in path.parts
-                    or "\\" in entry.filename
-                    or ":" in entry.filename
-                ):
-                    raise EnvelopeError(
-                        f"source bundle {digest} has an entry outside its folder: {entry.filename!r}"
-                    )
+                if path.is_absolute() or ".." in path.parts or "\\" in entry.filename or ":" in entry.filename:
+                    raise EnvelopeError(f"source bundle {digest} has an entry outside its folder: {entry.filename!r}")
                 file = folder.joinpath(*path.parts)
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_bytes(archive.read(entry))

@@ -49,7 +49,8 @@ def explain(obj: object, what: str, error: Exception) -> str:
     if isinstance(error, RecursionError) or "recursion" in str(error):
         return f"{what} cannot be pickled: it is nested too deeply; pass it in smaller pieces"
     search = _Search(time.monotonic() + _SEARCH_LIMIT_S)
-    path, culprit, reason = search.descend(obj, error)
+    found = search.descend(obj, error, "")
+    path, culprit, reason = found.path.lstrip(), found.culprit, found.reason
     type_name = type(culprit).__qualname__
     if type(culprit).__module__ not in ("builtins", "__main__"):
         type_name = f"{type(culprit).__module__}.{type_name}"
@@ -74,35 +75,44 @@ def _one_line(error: Exception) -> str:
 
 
 @dataclass
+class _Found:
+    path: str
+    culprit: object
+    reason: Exception
+    #: No part of it fails by itself, nor leads back to where the search came from.
+    is_certain: bool
+
+
+@dataclass
 class _Search:
-    """Walks down from an object into the first part that fails on its own."""
+    """Walks down from an object into the parts that fail on their own."""
 
     deadline: float
     left: int = _SEARCH_LIMIT_PARTS
+    #: By id, also to keep them alive: ids must not be reused.
     seen: dict[int, object] = field(default_factory=dict)
 
-    def descend(self, obj: object, error: Exception) -> tuple[str, object, Exception]:
-        path = ""
-        for _ in range(_DEPTH_LIMIT):
-            self.seen[id(obj)] = obj  # also keeps it alive: ids must not be reused
-            step = self._first_failing(obj)
-            if step is None:
-                break
-            label, obj, error = step
-            path += label
-        return path.lstrip(), obj, error
-
-    def _first_failing(self, obj: object) -> tuple[str, object, Exception] | None:
-        for label, part in _parts(obj):
+    def descend(self, obj: object, error: Exception, path: str, depth: int = 0) -> _Found:
+        self.seen[id(obj)] = obj
+        candidate: _Found | None = None
+        leads_back = False
+        for label, part in _parts(obj) if depth < _DEPTH_LIMIT else ():
             if id(part) in self.seen:
+                leads_back = True
                 continue
             self.left -= 1
             if self.left < 0 or time.monotonic() > self.deadline:
-                return None
-            error = _failure_of(part)
-            if error is not None:
-                return label, part, error
-        return None
+                break
+            failure = _failure_of(part)
+            if failure is None:
+                continue
+            joint = " ->" if path and label.startswith(" ") else ""
+            found = self.descend(part, failure, path + joint + label, depth + 1)
+            if found.is_certain:
+                return found
+            # A method that fails through its class, say: look for the part of the class that fails.
+            candidate = candidate or found
+        return candidate or _Found(path, obj, error, is_certain=not leads_back)
 
 
 class _Nowhere(io.RawIOBase):

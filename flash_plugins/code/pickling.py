@@ -21,6 +21,7 @@ from cloudpickle import cloudpickle as _cloudpickle
 
 from flash_plugins.code.imports import imports_of_code, imports_of_main
 from flash_plugins.code.modules import ModuleKind, module_kind
+from flash_plugins.code.reducers import ALWAYS, BY_VALUE
 from flash_plugins.errors import UnpicklableError
 
 __all__ = ["Pickled", "Pickler", "dumps", "loads"]
@@ -138,8 +139,10 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is unty
             return self._reduce_module(obj)
         if issubclass(kind, type):
             return self._reduce_class(obj)
-        if kind is typing.TypeVar:
-            return self._reduce_type_variable(obj)
+        if kind in BY_VALUE:
+            return self._reduce_named(obj, BY_VALUE[kind])
+        if kind in ALWAYS:
+            return ALWAYS[kind](obj)
         if kind is types.BuiltinFunctionType:
             self._refer_to(obj.__module__)
             return NotImplemented
@@ -182,9 +185,15 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is unty
         self._refer_to(name)
         return _cloudpickle._module_reduce(module)
 
-    def _reduce_type_variable(self, variable: typing.TypeVar) -> typing.Any:
-        if _kind_of(variable.__module__) is ModuleKind.UNREACHABLE:
-            return _cloudpickle._make_typevar, _cloudpickle._decompose_typevar(variable)
+    def _reduce_named(self, obj: typing.Any, by_value: typing.Callable[[typing.Any], typing.Any]) -> typing.Any:
+        """What pickle would look up in its module by name."""
+        module = obj.__module__
+        name = getattr(obj, "__qualname__", obj.__name__)
+        if _kind_of(module) is ModuleKind.UNREACHABLE:
+            return by_value(obj)
+        if _cloudpickle._lookup_module_and_qualname(obj, name=name) is None:
+            return by_value(obj)
+        self._refer_to(module)
         return NotImplemented
 
     def _refer_to(self, module: str | None) -> None:
