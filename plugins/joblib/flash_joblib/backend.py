@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`FlashBackend`: what joblib calls. It decides where a `Parallel` call runs and leaves the sending to `ParallelCall`."""
+"""`FlashBackend`, what joblib calls: decides where a `Parallel` call runs. It never sends anything itself."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import itertools
 import weakref
 from typing import Any
 
+import joblib
 from joblib.parallel import (
     AutoBatchingMixin,
     FallbackToBackend,
@@ -15,6 +16,8 @@ from joblib.parallel import (
     ParallelBackendBase,
     SequentialBackend,
 )
+
+import flash_plugins
 
 from .batch import TaskContext, in_worker
 from .options import BackendOptions
@@ -31,7 +34,7 @@ _JOBLIB_KEYWORDS = frozenset(inspect.signature(Parallel.__init__).parameters) | 
 
 
 class WorkerSet:
-    """Handle on the workers that a configured backend uses; another one after they were told to drop everything."""
+    """Handle on the workers of a configured backend; another one after they were told to drop everything."""
 
     _numbers = itertools.count(1)
 
@@ -47,10 +50,9 @@ class WorkerSet:
 class FlashBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]  # joblib has no types
     """joblib backend that runs batches of tasks on the workers of an endpoint.
 
-    Options go to the constructor or to `Parallel(backend="flash", …)`: `endpoint` (an `Endpoint` or the name
-    for one) and any keyword parameter of `Endpoint`. One instance may serve several `Parallel` objects and
-    threads at once. With `n_jobs=1`, and inside a task, work stays in the process (joblib's contract) or on
-    the worker.
+    Options go to the constructor or to `Parallel(backend="flash", …)`; see `BackendOptions`. One instance may
+    serve several `Parallel` objects and threads at once. With `n_jobs=1` the work stays in this process, which
+    is joblib's contract, and inside a task it stays on the worker.
 
     Raises:
         UnknownParameterError: An option is unknown; the closest one is suggested.
@@ -60,6 +62,8 @@ class FlashBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc
     supports_retrieve_callback = True
     supports_inner_max_num_threads = True
     default_n_jobs = -1
+    nesting_level: int | None
+    inner_max_num_threads: int | None
 
     def __init__(
         self, nesting_level: int | None = None, inner_max_num_threads: int | None = None, **options: Any
@@ -115,7 +119,8 @@ class FlashBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc
             raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
         endpoint, function = self._configured.function(n_jobs)
         endpoint.start()
-        context = TaskContext(self.nesting_level or 0, self.inner_max_num_threads)
+        initializer = self._configured.initializer()
+        context = TaskContext(self.nesting_level or 0, self._inner_threads(n_jobs), initializer)
         call = ParallelCall(function, context, n_jobs=n_jobs, stats=RunStats(total=self._total))
         call.make_current()
         remember(call.stats)
@@ -124,8 +129,15 @@ class FlashBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc
         self._workers = WorkerSet(endpoint.name, n_jobs)
         return n_jobs
 
+    def _inner_threads(self, n_jobs: int) -> int | None:
+        """Threads that numeric libraries may use in a task: what was asked, else a fair share if workers share
+        this machine. The same numbers as loky's, so that sums come out in the same order, to the last bit."""
+        if self.inner_max_num_threads is not None or flash_plugins.platform().name != "local":
+            return self.inner_max_num_threads
+        return max(joblib.cpu_count() // n_jobs, 1)
+
     def submit(self, func: Any, callback: Any = None) -> BatchJob:
-        """Send the tasks of `func` (joblib's `BatchedCalls`). Never waits; every failure comes by `callback`."""
+        """Send the tasks of `func`, a `BatchedCalls`. Never waits; every failure comes by `callback`."""
         parallel = getattr(callback, "parallel", self.parallel)
         call = self._calls[parallel]
         call.make_current()
@@ -161,7 +173,7 @@ class FlashBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc
         self.reset_batch_stats()
 
     def abort_everything(self, ensure_ready: bool = True) -> None:
-        """Cancel, in the background, the batches of every `Parallel` that is aborting; leave the others alone."""
+        """Cancel, in the background, the batches of every `Parallel` that is aborting, and only these."""
         for parallel, call in list(self._calls.items()):
             if parallel._aborting:
                 call.cancel()

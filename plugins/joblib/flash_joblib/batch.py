@@ -18,12 +18,26 @@ import joblib
 
 from .threads import limit_threads
 
-__all__ = ["BatchReport", "Task", "TaskContext", "in_worker", "run_batch"]
+__all__ = ["BatchReport", "Initializer", "Task", "TaskContext", "in_worker", "run_batch"]
 
 #: One task as joblib makes it: function, positional and keyword arguments. All three are the user's.
 Task = tuple[Callable[..., Any], Sequence[Any], Mapping[str, Any]]
 
 _in_worker = False
+_initialized: set[str] = set()  # digests
+
+
+@dataclass(frozen=True, slots=True)
+class Initializer:
+    """What a worker process calls before its first task.
+
+    Attributes:
+        pickled: Function and arguments, pickled.
+        digest: Of `pickled`. A process calls the same one once.
+    """
+
+    pickled: bytes
+    digest: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +47,12 @@ class TaskContext:
     Attributes:
         nesting_level: Level of the `Parallel` call they belong to; theirs is one more.
         inner_max_num_threads: Threads that BLAS, OpenMP and the like may use, None for the worker's default.
+        initializer: What to call first in a process, None for nothing.
     """
 
     nesting_level: int = 0
     inner_max_num_threads: int | None = None
+    initializer: Initializer | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +89,8 @@ def run_batch(items: Sequence[Task], context: TaskContext) -> BatchReport:
 
     nested, n_jobs = FlashBackend(nesting_level=context.nesting_level).get_nested_backend()
     limit_threads(context.inner_max_num_threads)
+    if context.initializer is not None:
+        _initialize(context.initializer)
     results: list[Any] = []
     started = time.perf_counter()
     with joblib.parallel_config(backend=nested, n_jobs=n_jobs):
@@ -84,6 +102,14 @@ def run_batch(items: Sequence[Task], context: TaskContext) -> BatchReport:
                 raise
     busy_s = time.perf_counter() - started
     return BatchReport(results, busy_s, _pickled_bytes(results[0]) * len(results), os.getpid())
+
+
+def _initialize(initializer: Initializer) -> None:
+    if initializer.digest in _initialized:
+        return
+    function, args = pickle.loads(initializer.pickled)
+    function(*args)
+    _initialized.add(initializer.digest)
 
 
 def _say_which(error: BaseException, function: object, index: int, count: int) -> None:

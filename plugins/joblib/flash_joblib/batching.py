@@ -16,13 +16,13 @@ __all__ = ["BatchSizer"]
 #: as long, and it is short enough not to leave one worker alone at the end.
 TARGET_S = 0.7
 
-#: Compute time below which a batch is not made smaller towards the end, seconds: another round trip costs more.
+#: Compute time below which a batch is not made smaller towards the end, seconds: round trips cost more.
 TAIL_S = 0.1
 
 #: A batch may be this many times the largest one measured: two tasks say little about the next thousand.
 MAX_GROWTH = 8
 
-#: Bytes of results a batch may be expected to return. Half of what a queue job can carry as JSON (20 MB) after base64.
+#: Bytes of results a batch may be expected to return, well below what a queue job can carry as JSON.
 MAX_RESULT_BYTES = 6_000_000
 
 #: Shortest time a task is taken to need, seconds: the loop around it.
@@ -50,9 +50,7 @@ class BatchSizer:
         with self._lock:
             if self._task_s is None:
                 return 1
-            size = min(
-                TARGET_S / self._task_s, MAX_GROWTH * self._largest, MAX_RESULT_BYTES / self._result_bytes
-            )
+            size = min(TARGET_S / self._task_s, MAX_GROWTH * self._largest, MAX_RESULT_BYTES / self._result_bytes)
             if self._limit is not None:
                 size = min(size, self._limit)
             enough = TAIL_S / self._task_s
@@ -61,7 +59,7 @@ class BatchSizer:
         return max(1, int(size))
 
     def record(self, *, tasks: int, busy_s: float, result_bytes: int) -> None:
-        """Learn from one finished batch of `tasks` tasks. Slower or larger counts at once, faster by halves."""
+        """Learn from one finished batch. Slower or larger tasks count at once, faster ones by halves."""
         with self._lock:
             self._task_s = _towards(self._task_s, max(busy_s / tasks, _MIN_TASK_S))
             self._result_bytes = _towards(self._result_bytes, max(result_bytes / tasks, 1.0))

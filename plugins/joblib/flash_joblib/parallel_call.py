@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One `Parallel` object on this backend: its batches under way, and the thread that hands results to joblib.
 
-        joblib's thread                     dispatcher                    delivery thread (ours, one a Parallel)
+        joblib's thread                     dispatcher                    delivery thread, one a Parallel
     submit ── pickles, sends ──▶ Call ──▶ worker ──▶ done callback
        │                                              └─ queue.put ──▶ decode ─▶ callback(job)
        └─ cannot be sent: queue.put ────────────────────────────────▶            ├─ stores the result
@@ -94,9 +94,7 @@ class ParallelCall:
     Thread-safe. `submit` may be called under joblib's lock: it neither waits nor calls back.
     """
 
-    def __init__(
-        self, remote: RemoteFunction[..., Any], context: TaskContext, *, n_jobs: int, stats: RunStats
-    ) -> None:
+    def __init__(self, remote: RemoteFunction[..., Any], context: TaskContext, *, n_jobs: int, stats: RunStats) -> None:
         self.n_jobs = n_jobs
         self.stats = stats
         self.remaining: int | None = None  # tasks not submitted yet, None if joblib does not know
@@ -201,8 +199,7 @@ class ParallelCall:
                 continue
             try:
                 callback(job)
-            except Exception:
-                # joblib's own code, which has no other way to tell: the thread must live for the other batches.
+            except Exception:  # noqa: BLE001 - joblib's code; the thread must live for the other batches
                 _log.exception("joblib's completion callback failed; this Parallel call may not end")
             del job, callback
 

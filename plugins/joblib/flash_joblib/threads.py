@@ -51,7 +51,7 @@ class _ThreadLimit:
 
     def _limit_loaded(self, limit: int) -> None:
         try:
-            from threadpoolctl import threadpool_limits
+            from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
         except ImportError:
             return
         pools = threadpool_limits(limit)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""pytest plugin that runs joblib's own shipped tests with one more backend. Loaded with `-p`, never by our own tests.
+"""pytest plugin that runs joblib's own shipped tests with one more backend. Loaded with `-p` only.
 
 joblib's tests name their backends in lists. This plugin adds `flash` to every list that has `loky` in it,
 then keeps the items that use the backend named by `UPSTREAM_BACKEND`, and writes their outcomes as JSON.
@@ -35,9 +35,7 @@ joblib.testing.parametrize = _with_flash
 def _uses_backend(item: pytest.Item) -> bool:
     callspec = getattr(item, "callspec", None)
     values = callspec.params.values() if callspec else ()
-    return any(
-        (isinstance(value, str) and value == _BACKEND) or type(value) is BACKENDS[_BACKEND] for value in values
-    )
+    return any((isinstance(value, str) and value == _BACKEND) or type(value) is BACKENDS[_BACKEND] for value in values)
 
 
 def _stable_name(item: pytest.Item) -> str:
@@ -48,6 +46,13 @@ def _stable_name(item: pytest.Item) -> str:
     }
     kind = "instance" if any(type(v) is BACKENDS[_BACKEND] for v in item.callspec.params.values()) else "name"  # type: ignore[attr-defined]
     return f"{item.originalname}[{kind} {' '.join(f'{k}={v}' for k, v in sorted(params.items()))}]"  # type: ignore[attr-defined]
+
+
+def _import_flash_in_scripts(module: Any) -> None:
+    """Add the one import that user code needs to the scripts that joblib's tests run."""
+    for name, text in vars(module).items():
+        if name.startswith("UNPICKLABLE_CALLABLE_SCRIPT_TEMPLATE"):
+            setattr(module, name, "import flash_joblib\n" + text)
 
 
 class Outcomes:
@@ -61,6 +66,8 @@ class Outcomes:
         kept = [item for item in items if _uses_backend(item)]
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])
         items[:] = kept
+        for module in {item.module for item in kept}:  # type: ignore[attr-defined]
+            _import_flash_in_scripts(module)
         self.names = {item.nodeid: _stable_name(item) for item in kept}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
