@@ -59,9 +59,7 @@ def redirected(account: Account, home: Path) -> dict[str, str]:
     }
 
 
-def play(
-    driver: str, sdk: Environment, account: Account, setting: Mapping[str, str], folder: Path
-) -> Transcript:
+def play(driver: str, sdk: Environment, account: Account, setting: Mapping[str, str], folder: Path) -> Transcript:
     """Run one driver to its end.
 
     Raises:

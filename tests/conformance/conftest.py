@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from flash_plugins.platforms.local.launch import launch
+
 from .account import Account, Queue
 from .clients import Transcript, play
 from .environments import Environment, EnvironmentUnavailable, provide
@@ -56,9 +58,6 @@ def runpod_flash() -> Environment:
 @pytest.fixture(scope="module")
 def account() -> Iterator[Account]:
     """A key on a platform that lives as long as the module."""
-    # Here and not at the top: the server stack stays out of runs that collect these tests and deselect them.
-    from flash_plugins.platforms.local import launch
-
     platform = launch()
     try:
         with Account(platform.url, platform.key) as account:

@@ -49,9 +49,7 @@ def test_environment_holds_the_package_and_is_built_once_when_several_ask(tmp_pa
         environments = list(pool.map(ask, range(4)))
 
     assert len({environment.folder for environment in environments}) == 1
-    said = subprocess.check_output(
-        [str(environments[0].python), "-c", "import nothing_much as n; print(n.answer)"]
-    )
+    said = subprocess.check_output([str(environments[0].python), "-c", "import nothing_much as n; print(n.answer)"])
     assert said.strip() == b"42"
 
 

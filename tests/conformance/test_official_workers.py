@@ -73,9 +73,10 @@ def test_any_json_value_passes_as_result_and_the_empty_marker_as_input(serve: Se
 
 def test_cancel_reaches_a_running_asynchronous_handler(serve: Serve, tmp_path: Path) -> None:
     queue = serve("async_handler.py")
-    mark = tmp_path / "cancelled"
-    job_id = queue.run({"seconds": 300, "when_cancelled": str(mark)})
-    queue.reach(job_id, "IN_PROGRESS")
+    started, mark = tmp_path / "started", tmp_path / "cancelled"
+    job_id = queue.run({"seconds": 300, "when_started": str(started), "when_cancelled": str(mark)})
+    until(started.exists, bool)
+    assert queue.status(job_id)["status"] == "IN_PROGRESS"
 
     answer = queue.cancel(job_id)
 
@@ -85,6 +86,20 @@ def test_cancel_reaches_a_running_asynchronous_handler(serve: Serve, tmp_path: P
     after = queue.runsync({"seconds": 0})
     assert (after["status"], after["output"]) == ("COMPLETED", {"slept": 0})
     assert queue.status(job_id)["status"] == "CANCELLED"
+
+
+def test_cancel_at_the_moment_of_the_hand_over_leaves_the_worker_free(serve: Serve) -> None:
+    # The SDK ignores a request to stop a job that it has taken but not begun: it must be asked again.
+    queue = serve("async_handler.py")
+    queue.runsync({"seconds": 0})
+
+    for _ in range(4):
+        job_id = queue.run({"seconds": 300})
+        queue.reach(job_id, "IN_PROGRESS")
+        queue.cancel(job_id)
+        after = queue.finish(queue.run({"seconds": 0}))
+
+        assert (after["status"], after["output"]) == ("COMPLETED", {"slept": 0})
 
 
 def test_generator_is_streamed(serve: Serve) -> None:
@@ -100,7 +115,8 @@ def test_generator_is_streamed(serve: Serve) -> None:
     first = queue.stream(job_id)
     assert first["status"] == "COMPLETED"
     assert [chunk["output"] for chunk in first["stream"]] == numbers
-    assert queue.stream(job_id) == {"status": "COMPLETED", "stream": []}
+    second = queue.stream(job_id)
+    assert (second["status"], second["stream"]) == ("COMPLETED", [])
 
 
 def test_generator_that_raises_fails_the_job_after_its_chunks(serve: Serve) -> None:
@@ -116,9 +132,7 @@ def test_generator_that_raises_fails_the_job_after_its_chunks(serve: Serve) -> N
     assert drained["status"] == "FAILED"
 
 
-def test_aggregated_generator_streams_while_running_and_collects_its_output(
-    serve: Serve, tmp_path: Path
-) -> None:
+def test_aggregated_generator_streams_while_running_and_collects_its_output(serve: Serve, tmp_path: Path) -> None:
     queue = serve("generator_aggregate.py")
     gate = tmp_path / "gate"
     job_id = queue.run({"count": 2, "gate": str(gate)})

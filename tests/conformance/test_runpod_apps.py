@@ -113,9 +113,7 @@ class TestQueueClient:
         seen = queue.result("stream_of_a_failing_job")
         assert seen["type"] == "RemoteExecutionError"
 
-    def test_options_ride_along_and_the_webhook_is_called(
-        self, queue: Transcript, webhooks: Webhooks
-    ) -> None:
+    def test_options_ride_along_and_the_webhook_is_called(self, queue: Transcript, webhooks: Webhooks) -> None:
         seen = queue.result("options")
         assert (seen["status"], seen["output"]) == ("COMPLETED", {"got": {"greeting": "with options"}})
         (delivery,) = until(lambda: webhooks.at("/from-apps_queue.py"), bool)

@@ -6,7 +6,7 @@ from typing import Any
 import runpod
 from runpod.apps.job import Job
 from runpod.apps.targets import LiveTarget, QueueClient, _headers, build_job_options
-from transcript import Setting, describe, play, poll_async  # type: ignore[import-not-found]
+from transcript import Setting, describe, play, until_there  # type: ignore[import-not-found]
 
 
 def client(endpoint_id: str) -> QueueClient:
@@ -84,15 +84,9 @@ async def cancel_running(setting: Setting) -> Any:
     queue = client(setting.jobs)
     gate = setting.path("apps-cancel")
     job = await queue.run({"input": {"gate": str(gate)}})
-    before = await poll_async(
-        lambda: queue.status(job["id"]), lambda answer: answer["status"] == "IN_PROGRESS"
-    )
-    answer = await queue.cancel(job["id"])
-
-    async def cancelled() -> bool:
-        return bool(setting.path("apps-cancel.cancelled").exists())
-
-    reached = await poll_async(cancelled, bool)
+    await until_there(setting.path("apps-cancel.started"))
+    before, answer = await queue.status(job["id"]), await queue.cancel(job["id"])
+    reached = await until_there(setting.path("apps-cancel.cancelled"))
     after = await queue.status(job["id"])
     return {"id": job["id"], "before": before, "answer": answer, "after": after, "reached": reached}
 
@@ -147,9 +141,7 @@ async def stream_of_a_failing_job(setting: Setting) -> Any:
 
 async def options(setting: Setting) -> Any:
     queue = client(setting.jobs)
-    chosen = build_job_options(
-        webhook=setting.webhook, execution_timeout=60_000, ttl=600_000, low_priority=False
-    )
+    chosen = build_job_options(webhook=setting.webhook, execution_timeout=60_000, ttl=600_000, low_priority=False)
     return await queue.invoke({"input": {"greeting": "with options"}, **chosen}, timeout=60)
 
 

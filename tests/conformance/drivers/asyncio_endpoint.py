@@ -8,7 +8,7 @@ from typing import Any
 import aiohttp
 import runpod
 from runpod import AsyncioEndpoint, AsyncioJob
-from transcript import Setting, describe, play, poll_async  # type: ignore[import-not-found]
+from transcript import Setting, describe, play, until_there  # type: ignore[import-not-found]
 
 runpod.api_key = os.environ["RUNPOD_API_KEY"]
 
@@ -55,13 +55,9 @@ async def cancel_running(setting: Setting) -> Any:
     async with aiohttp.ClientSession() as session:
         gate = setting.path("asyncio-cancel")
         job = await AsyncioEndpoint(setting.jobs, session).run({"gate": str(gate)})
-        before = await poll_async(job.status, lambda status: status == "IN_PROGRESS")
-        answer = await job.cancel()
-
-        async def cancelled() -> bool:
-            return bool(setting.path("asyncio-cancel.cancelled").exists())
-
-        reached = await poll_async(cancelled, bool)
+        await until_there(setting.path("asyncio-cancel.started"))
+        before, answer = await job.status(), await job.cancel()
+        reached = await until_there(setting.path("asyncio-cancel.cancelled"))
         after = await job.status()
         return {"id": job.job_id, "before": before, "answer": answer, "after": after, "reached": reached}
 

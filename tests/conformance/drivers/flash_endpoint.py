@@ -5,7 +5,7 @@ import asyncio
 from typing import Any
 
 from runpod_flash import Endpoint  # type: ignore[import-not-found, unused-ignore]
-from transcript import Setting, describe, play  # type: ignore[import-not-found]
+from transcript import Setting, describe, play, until_there  # type: ignore[import-not-found]
 
 
 async def run_and_wait(setting: Setting) -> Any:
@@ -67,18 +67,9 @@ async def cancel_queued(setting: Setting) -> Any:
 async def cancel_running_by_id(setting: Setting) -> Any:
     endpoint = Endpoint(id=setting.jobs)
     job = await endpoint.run({"gate": str(setting.path("flash-cancel"))})
-    before = await job.status()
-    for _ in range(600):
-        if before == "IN_PROGRESS":
-            break
-        await asyncio.sleep(0.1)
-        before = await job.status()
-    cancelled = await endpoint.cancel(job.id)
-    for _ in range(600):
-        if setting.path("flash-cancel.cancelled").exists():
-            break
-        await asyncio.sleep(0.1)
-    reached = setting.path("flash-cancel.cancelled").exists()
+    await until_there(setting.path("flash-cancel.started"))
+    before, cancelled = await job.status(), await endpoint.cancel(job.id)
+    reached = await until_there(setting.path("flash-cancel.cancelled"))
     return {"before": before, "done": cancelled.done, "after": await job.status(), "reached": reached}
 
 

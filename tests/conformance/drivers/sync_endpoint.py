@@ -63,8 +63,8 @@ def cancel_queued(setting: Setting) -> Any:
 def cancel_running(setting: Setting) -> Any:
     gate = setting.path("sync-cancel")
     job = runpod.Endpoint(setting.jobs).run({"gate": str(gate)})
-    before = poll(job.status, lambda status: status == "IN_PROGRESS")
-    answer = job.cancel()
+    poll(setting.path("sync-cancel.started").exists, bool)
+    before, answer = job.status(), job.cancel()
     reached = poll(setting.path("sync-cancel.cancelled").exists, bool)
     return {"id": job.job_id, "before": before, "answer": answer, "after": job.status(), "reached": reached}
 
@@ -82,7 +82,7 @@ def stream_after_the_end(setting: Setting) -> Any:
 
 def stream_with_a_pause_beyond_the_client_timeout(setting: Setting) -> Any:
     # The client gives up on any request after 10 s: a stream request may not be held longer than that.
-    return list(runpod.Endpoint(setting.streams).run({"chunks": 1, "pause_s": 12}).stream())
+    return list(runpod.Endpoint(setting.streams).run({"chunks": 1, "pause_s": 15}).stream())
 
 
 def purge_queue(setting: Setting) -> Any:

@@ -73,14 +73,9 @@ def poll(look: Callable[[], Any], wanted: Callable[[Any], bool], deadline_s: flo
         time.sleep(0.1)
 
 
-async def poll_async(look: Callable[[], Any], wanted: Callable[[Any], bool], deadline_s: float = 60.0) -> Any:
-    """Like `poll`, for a `look` that is awaited."""
-    end = time.monotonic() + deadline_s
-    while True:
-        seen = await look()
-        if wanted(seen) or time.monotonic() > end:
-            return seen
-        await asyncio.sleep(0.1)
+async def until_there(path: Path, deadline_s: float = 60.0) -> bool:
+    """Wait for a file that a handler makes and return whether it came."""
+    return bool(await asyncio.to_thread(poll, path.exists, bool, deadline_s))
 
 
 def raised(call: Callable[[], Any]) -> dict[str, Any]:

@@ -12,10 +12,13 @@ import runpod
 
 async def handler(job: dict[str, Any]) -> dict[str, Any]:
     seconds = job["input"].get("seconds", 0)
+    if mark := job["input"].get("when_started"):
+        Path(mark).touch()
     try:
         await asyncio.sleep(seconds)
     except asyncio.CancelledError:
-        Path(job["input"]["when_cancelled"]).touch()
+        if mark := job["input"].get("when_cancelled"):
+            Path(mark).touch()
         raise
     return {"slept": seconds}
 

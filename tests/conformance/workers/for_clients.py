@@ -32,6 +32,7 @@ async def handler(job: dict[str, Any]) -> Any:
     if "progress" in wish:
         runpod.serverless.progress_update(job, wish["progress"])
     if "gate" in wish:
+        Path(wish["gate"] + ".started").touch()
         try:
             await wait_for_file(Path(wish["gate"]))
         except asyncio.CancelledError:
