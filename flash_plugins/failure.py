@@ -26,11 +26,14 @@ __all__ = ["RemoteTraceback", "decode_exception", "encode_exception"]
 
 _log = logging.getLogger(__name__)
 
+#: Links of a chain, and levels of groups, that travel. Two or three are usual; the text has them all.
+_DEPTH_LIMIT = 32
+
 #: Bytes below which an exception of a chain or group is left out rather than cut further.
 _SMALLEST_SHARE_BYTES = 1024
 
 #: Bytes that a member of a group may take at least: better some of them whole than all cut to nothing.
-_MEMBER_SHARE_BYTES = 4096
+_MEMBER_SHARE_BYTES = 8192
 
 #: Notes kept of one exception, and characters of each.
 _NOTES_LIMIT = 32
@@ -74,11 +77,11 @@ def encode_exception(exc: BaseException, *, limit_bytes: int = 262_144) -> dict[
         `pickle` (base64, None if the class cannot travel), `notes`, `cause`, `context`, `context_is_cause`,
         `suppress_context`, and `exceptions` for a group.
     """
-    return _encode(exc, limit_bytes, set(), is_top=True)
+    return _encode(exc, limit_bytes, ())
 
 
-def _encode(exc: BaseException, limit_bytes: int, seen: set[int], *, is_top: bool) -> dict[str, Any]:
-    seen.add(id(exc))
+def _encode(exc: BaseException, limit_bytes: int, above: tuple[BaseException, ...]) -> dict[str, Any]:
+    above = (*above, exc)
     cause, context = exc.__cause__, exc.__context__
     members = exc.exceptions if isinstance(exc, BaseExceptionGroup) else ()
     alone = cause is None and context is None and not members
@@ -90,7 +93,7 @@ def _encode(exc: BaseException, limit_bytes: int, seen: set[int], *, is_top: boo
     encoded: dict[str, Any] = {
         "type": _cut(_type_name(type(exc)), 500),
         "message": _cut(_text_of(exc), share // 8),
-        "traceback": _cut(_format(exc, chain=is_top), share // 3),
+        "traceback": _cut(_format(exc, chain=len(above) == 1), share // 3),
         "pickle": pickled,
         "notes": notes,
         "cause": None,
@@ -101,13 +104,15 @@ def _encode(exc: BaseException, limit_bytes: int, seen: set[int], *, is_top: boo
     }
     left = limit_bytes - len(json.dumps(encoded))
     if cause is not None:
-        encoded["cause"] = _encode_linked(cause, left if context in (None, cause) else left // 2, seen)
+        encoded["cause"] = _encode_linked(cause, left if context in (None, cause) else left // 2, above)
         left = limit_bytes - len(json.dumps(encoded))
     if context is not None and context is not cause:
-        encoded["context"] = _encode_linked(context, left // 2 if members else left, seen)
+        encoded["context"] = _encode_linked(context, left // 2 if members else left, above)
         left = limit_bytes - len(json.dumps(encoded))
     for position, member in enumerate(members):
-        one = _encode_linked(member, min(left, max(_MEMBER_SHARE_BYTES, left // (len(members) - position))), seen)
+        share = min(left, max(_MEMBER_SHARE_BYTES, left // (len(members) - position)))
+        is_cut = position > 0 and left < _MEMBER_SHARE_BYTES
+        one = None if is_cut else _encode_linked(member, share, above)
         if one is None:
             notes.append(f"{len(members) - position} more exceptions of this group were cut")
             break
@@ -116,10 +121,11 @@ def _encode(exc: BaseException, limit_bytes: int, seen: set[int], *, is_top: boo
     return encoded
 
 
-def _encode_linked(exc: BaseException, limit_bytes: int, seen: set[int]) -> dict[str, Any] | None:
-    if id(exc) in seen or limit_bytes < _SMALLEST_SHARE_BYTES:
+def _encode_linked(exc: BaseException, limit_bytes: int, above: tuple[BaseException, ...]) -> dict[str, Any] | None:
+    is_cycle = any(exc is other for other in above)
+    if is_cycle or len(above) >= _DEPTH_LIMIT or limit_bytes < _SMALLEST_SHARE_BYTES:
         return None
-    return _encode(exc, limit_bytes, seen, is_top=False)
+    return _encode(exc, limit_bytes, above)
 
 
 def _take_apart(exc: BaseException, limit_bytes: int, notes: list[str]) -> str | None:
@@ -270,9 +276,9 @@ def decode_exception(failure: Mapping[str, Any]) -> BaseException:
 
 
 def _decode(failure: Mapping[str, Any], *, is_raised: bool) -> BaseException:
-    members = [_decode(m, is_raised=True) for m in failure.get("exceptions") or () if isinstance(m, Mapping)]
+    members = [_decode(m, is_raised=True) for m in _list_in(failure, "exceptions") if isinstance(m, Mapping)]
     exc: BaseException | None = None
-    notes = [note for note in failure.get("notes") or () if isinstance(note, str)]
+    notes = [note for note in _list_in(failure, "notes") if isinstance(note, str)]
     try:
         exc = _rebuild(failure.get("pickle"), failure, members, notes)
         reason = "it did not say why" if exc is None else ""
@@ -286,6 +292,11 @@ def _decode(failure: Mapping[str, Any], *, is_raised: bool) -> BaseException:
         vars(exc)["__notes__"] = notes
     _link(exc, failure)
     return exc
+
+
+def _list_in(failure: Mapping[str, Any], key: str) -> list[object]:
+    value = failure.get(key)
+    return value if isinstance(value, list) else []
 
 
 def _rebuild(
