@@ -8,9 +8,12 @@ this process is never overwritten by the copy of it that comes back inside a res
 
 from __future__ import annotations
 
+import importlib
 import io
 import itertools
 import pickle
+import sys
+import threading
 import types
 import typing
 import weakref
@@ -36,9 +39,13 @@ _PLAIN_SCALARS = frozenset({type(None), bool, int, float, complex, str, bytes})
 _PLAIN_SEQUENCES = frozenset({tuple, list, set, frozenset})
 _NO_MODULES: frozenset[str] = frozenset()
 
-#: Classes that travelled by value: defined in this process, or rebuilt here from a pickle.
-_defined_here: weakref.WeakSet[type] = weakref.WeakSet()
+#: Classes that came by value and were made here from a pickle. All others are originals.
 _rebuilt_here: weakref.WeakSet[type] = weakref.WeakSet()
+#: Held from looking for a class that came by value until it is in `_rebuilt_here`.
+_rebuilding = threading.RLock()
+
+#: How many decorators around a function are looked through.
+_DECORATORS_LIMIT = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,8 +165,10 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is unty
             reduced = self._dynamic_function_reduce(function)
         else:
             reduced = self._function_reduce(function)
+            if reduced is not NotImplemented:
+                reduced = _reduce_decorated(function) or reduced
             self._refer_to(module)
-        if reduced is not NotImplemented:
+        if reduced is not NotImplemented and reduced[0] is not _find_decorated:
             self._note_imports(function)
         return reduced
 
@@ -172,8 +181,6 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is unty
             self._refer_to(module)
         if reduced is NotImplemented or reduced[-1] is not _cloudpickle._class_setstate:
             return reduced
-        if cls not in _rebuilt_here:
-            _defined_here.add(cls)
         make, arguments, state, *_ = reduced
         return _find_or_make_class, (make, *arguments), state, None, None, _set_class_state
 
@@ -233,14 +240,40 @@ def _is_written_in_python(cls: type) -> bool:
     return bool(cls.__flags__ & (1 << 9))  # Py_TPFLAGS_HEAPTYPE: no static type of a C extension
 
 
+def _reduce_decorated(function: types.FunctionType) -> tuple[typing.Any, ...] | None:
+    """By reference, if the module has in its place a decorator's object that leads to it by `__wrapped__`."""
+    module = function.__module__
+    holder: object = sys.modules.get(module) if isinstance(module, str) else None
+    if holder is None or "<" in function.__qualname__:
+        return None
+    for name in function.__qualname__.split("."):
+        holder = getattr(holder, name, None)
+    for depth in range(1, _DECORATORS_LIMIT + 1):
+        holder = getattr(holder, "__wrapped__", None)
+        if holder is function:
+            return _find_decorated, (module, function.__qualname__, depth)
+    return None
+
+
+def _find_decorated(module: str, qualname: str, depth: int) -> object:
+    found: typing.Any = importlib.import_module(module)
+    for name in [*qualname.split("."), *["__wrapped__"] * depth]:
+        found = getattr(found, name)
+    return found
+
+
 def _find_or_make_class(make: typing.Callable[..., type], *arguments: typing.Any) -> type:
     """The class that came by value before, or an empty one; never a second one beside the first.
 
     cloudpickle makes one each time and throws it away, for which __init_subclass__ of the bases runs.
     """
     tracker_id = arguments[-2]
-    known: type | None = _cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID.get(tracker_id)
-    return known if known is not None else make(*arguments)
+    with _rebuilding:
+        cls: type | None = _cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID.get(tracker_id)
+        if cls is None:
+            cls = make(*arguments)
+            _rebuilt_here.add(cls)
+        return cls
 
 
 def _set_class_state(cls: type, state: tuple[dict[str, object], dict[str, object]]) -> type:
@@ -248,7 +281,6 @@ def _set_class_state(cls: type, state: tuple[dict[str, object], dict[str, object
 
     cloudpickle would replace the methods of the original by copies with globals of their own.
     """
-    if cls not in _defined_here:
+    if cls in _rebuilt_here:
         _cloudpickle._class_setstate(cls, state)
-        _rebuilt_here.add(cls)
     return cls

@@ -400,6 +400,138 @@ def test_kinds_of_callables_reach_the_worker(write: WriteFiles, run: Callable[..
     ]
 
 
+def test_objects_that_pickle_by_name_reach_the_worker_from_a_script(write: WriteFiles, run: Callable[..., str]) -> None:
+    project = write(
+        {
+            "main.py": """
+                import functools, typing
+                from shipping import ship
+
+                UserId = typing.NewType("UserId", int)
+                P, T = typing.ParamSpec("P"), typing.TypeVar("T")
+
+                @functools.lru_cache(maxsize=99)
+                def fib(n): return n if n < 2 else fib(n - 1) + fib(n - 2)
+
+                @functools.singledispatch
+                def kind(x): return "object"
+                @kind.register
+                def _(x: int): return "int"
+                kind("fills the cache")
+
+                def annotated(user: UserId, f: typing.Callable[P, T]) -> UserId: return UserId(user + 1)
+
+                class Lazy:
+                    @functools.cached_property
+                    def value(self): return 5
+
+                def cached(lazy): return lazy.value, lazy.value, vars(lazy)
+
+                print(ship(fib, 10), ship(lambda: fib(9)), ship(lambda: fib.cache_parameters()["maxsize"]))
+                print(ship(kind, 1), ship(lambda: kind("")), ship(annotated, 1, None), ship(cached, Lazy()))
+            """
+        }
+    )
+
+    assert run(project, "main.py").splitlines() == ["55 34 99", "int object 2 (5, 5, {'value': 5})"]
+
+
+def test_decorated_function_of_a_module_goes_by_reference(write: WriteFiles, run: Callable[..., str]) -> None:
+    project = write(
+        {
+            "tasks.py": """
+                import functools
+                import threading
+
+                class Task:
+                    def __init__(self, function): functools.update_wrapper(self, function)
+
+                lock = threading.Lock()
+                calls = 0
+
+                @Task
+                @Task
+                def count():
+                    global calls
+                    with lock:
+                        calls += 1
+                        return calls
+            """,
+            "main.py": """
+                import tasks
+                from shipping import Worker
+
+                def look():
+                    return tasks.calls
+
+                worker = Worker()
+                function = tasks.count.__wrapped__.__wrapped__
+                print(worker.call(function), worker.call(function), worker.call(look), worker.bundle.modules)
+                worker.close()
+            """,
+        }
+    )
+
+    assert run(project, "main.py") == "1 2 2 ('tasks',)"
+
+
+def test_changed_class_of_the_script_changes_on_the_worker_but_not_back(
+    write: WriteFiles, run: Callable[..., str]
+) -> None:
+    project = write(
+        {
+            "main.py": """
+                from shipping import Worker
+
+                class Setting:
+                    value = 1
+
+                def change(instance):
+                    before = Setting.value
+                    Setting.value = -1
+                    return before, instance
+
+                worker = Worker()
+                first = worker.call(change, Setting())[0]
+                Setting.value = 2
+                print(first, worker.call(change, Setting())[0], Setting.value)
+                worker.close()
+            """
+        }
+    )
+
+    assert run(project, "main.py") == "1 2 2"
+
+
+def test_script_in_a_process_that_multiprocessing_spawned(write: WriteFiles, run: Callable[..., str]) -> None:
+    project = write(
+        {
+            "main.py": """
+                import multiprocessing
+                from shipping import ship
+
+                class Point:
+                    def __init__(self, x): self.x = x
+                    def twice(self): return Point(2 * self.x)
+
+                def child(queue):
+                    point = ship(Point.twice, Point(4))
+                    queue.put((Point.__module__, point.x, type(point) is Point))
+
+                if __name__ == "__main__":
+                    context = multiprocessing.get_context("spawn")
+                    queue = context.Queue()
+                    process = context.Process(target=child, args=(queue,))
+                    process.start()
+                    print(queue.get(timeout=30))
+                    process.join()
+            """
+        }
+    )
+
+    assert run(project, "main.py") == "('__mp_main__', 8, True)"
+
+
 def test_editable_install_with_a_finder_of_its_own_counts_as_local(write: WriteFiles, run: Callable[..., str]) -> None:
     project = write(
         {
