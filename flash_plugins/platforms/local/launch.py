@@ -24,7 +24,7 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 from ...errors import MissingDependencyError, PlatformUnavailable
-from .state import forget_state, read_state, runtime_parent
+from .state import detached_dir, forget_state, read_state
 
 __all__ = ["RunningPlatform", "find_running", "launch"]
 
@@ -188,7 +188,7 @@ def find_running() -> RunningPlatform | None:
 
 def _open_log(detach: bool) -> IO[bytes]:
     if detach:
-        return open(os.open(runtime_parent() / "platform.log", os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600), "rb+")
+        return open(os.open(detached_dir() / "platform.log", os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600), "rb+")
     return tempfile.TemporaryFile()
 
 

@@ -30,7 +30,7 @@ from .endpoints import EndpointSpec
 from .processes import GuardedProcesses, worker_environment
 from .registry import Registry
 from .server import Faults, PlatformApp
-from .state import forget_state, runtime_parent, write_state
+from .state import forget_state, runtime_base, write_state
 from .webhooks import Webhooks
 from .workerapi import protocol_environment
 from .workers import Worker
@@ -88,7 +88,7 @@ def run(options: Options) -> None:
         PortTaken: Another process listens on `options.port`.
     """
     listener = _listen(options.port)
-    run_dir = Path(tempfile.mkdtemp(prefix="flash-plugins-run-", dir=runtime_parent()))
+    run_dir = Path(tempfile.mkdtemp(prefix=f"flash-plugins-run-{os.getuid()}-", dir=runtime_base()))
     config = uvicorn.Config(
         "",
         log_config=None,

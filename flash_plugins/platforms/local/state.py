@@ -8,24 +8,28 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
-from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["forget_state", "read_state", "runtime_parent", "state_path", "write_state"]
+__all__ = ["detached_dir", "forget_state", "read_state", "runtime_base", "state_path", "write_state"]
 
 
-def runtime_parent() -> Path:
-    """Return this user's own directory for platforms (0700), made if need be.
+def runtime_base() -> Path:
+    """Return where platforms make their directories: `XDG_RUNTIME_DIR` if it can be used, else the temporary one."""
+    base = os.environ.get("XDG_RUNTIME_DIR")
+    if base and os.path.isdir(base) and os.access(base, os.W_OK | os.X_OK):
+        return Path(base)
+    return Path(tempfile.gettempdir())
+
+
+def detached_dir() -> Path:
+    """Return this user's directory (0700) for the platform that is run by hand, made if need be.
 
     Raises:
         PermissionError: Somebody else made it first.
     """
-    base = os.environ.get("XDG_RUNTIME_DIR")
-    if base and os.path.isdir(base) and os.access(base, os.W_OK | os.X_OK):
-        parent = Path(base) / "flash-plugins"
-    else:
-        parent = Path(tempfile.gettempdir()) / f"flash-plugins-{os.getuid()}"
+    parent = _detached_dir()
     parent.mkdir(mode=0o700, exist_ok=True)
     if parent.lstat().st_uid != os.getuid() or parent.is_symlink():
         raise PermissionError(f"{parent} belongs to somebody else: remove it, or set XDG_RUNTIME_DIR")
@@ -33,14 +37,18 @@ def runtime_parent() -> Path:
     return parent
 
 
+def _detached_dir() -> Path:
+    return runtime_base() / f"flash-plugins-{os.getuid()}"
+
+
 def state_path() -> Path:
     """Return the file that says where a platform run by hand is."""
-    return runtime_parent() / "platform.json"
+    return _detached_dir() / "platform.json"
 
 
 def write_state(ready: dict[str, object]) -> None:
     """Leave a note (0600) for `find_running`: `url`, `key`, `pid`, `run_dir`."""
-    path = state_path()
+    path = detached_dir() / state_path().name
     draft = path.with_suffix(f".{os.getpid()}")
     with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         json.dump(ready, file)
@@ -61,5 +69,4 @@ def forget_state(pid: int) -> None:
     """Remove the note, if it is still about process `pid`."""
     note = read_state()
     if note is not None and note["pid"] == pid:
-        with suppress(OSError):
-            state_path().unlink()
+        shutil.rmtree(_detached_dir(), ignore_errors=True)
