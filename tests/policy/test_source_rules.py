@@ -63,8 +63,9 @@ def test_a_catch_all_says_why(source: Source) -> None:
     wrong = []
     for node in ast.walk(source.tree):
         if isinstance(node, ast.ExceptHandler) and _catches_all(node):
-            near = "\n".join(source.lines[node.lineno - 1 : node.body[0].lineno])
-            comments = [text for text in near.split("#")[1:] if not NOQA.fullmatch(text.strip())]
+            near = source.lines[node.lineno - 1 : node.body[0].lineno]
+            comments = [text.strip() for line in near for text in line.split("#")[1:]]
+            comments = [text for text in comments if not NOQA.fullmatch(text)]
             is_raised = isinstance(node.body[-1], ast.Raise)  # tidied up after, or translated
             if not is_raised and not any(len(text.split()) > 2 for text in comments):
                 wrong.append(f"line {node.lineno}")
