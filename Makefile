@@ -44,7 +44,7 @@ demo: $(DEMO)
 	@$(PY) examples/grid_search.py
 
 check: $(DEV)
-	@$(PY) -m ruff format --check --quiet . || { $(PY) -m ruff format --diff . ; echo "error: run make format" ; exit 1 ; }
+	@$(PY) -m ruff format --check . || { echo "error: run make format" >&2 ; exit 1 ; }
 	@$(PY) -m ruff check --quiet .
 	@$(PY) -m mypy --no-error-summary $(SOURCES) $(SCRIPTS)
 

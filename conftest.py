@@ -35,8 +35,9 @@ def pytest_configure(config: pytest.Config) -> None:
     # Temporary files of ours go where nobody else writes; pytest's own stay where they always are.
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
     folder = Path(tempfile.mkdtemp(prefix="fp-"))
-    if (Path.home() / ".runpod" / "config.toml").exists():  # somebody's account: out of reach for tests
-        os.environ.setdefault("UV_CACHE_DIR", str(Path.home() / ".cache" / "uv"))
+    home = Path(os.path.expanduser("~"))  # Path.home() raises where there is none
+    if (home / ".runpod" / "config.toml").exists():  # somebody's account: out of reach for tests
+        os.environ.setdefault("UV_CACHE_DIR", str(home / ".cache" / "uv"))
         os.environ["HOME"] = str(folder)
     os.environ["TMPDIR"] = str(folder)
     tempfile.tempdir = None
