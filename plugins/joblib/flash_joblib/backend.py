@@ -134,7 +134,8 @@ class FlashBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc
         this machine. The same numbers as loky's, so that sums come out in the same order, to the last bit."""
         if self.inner_max_num_threads is not None or flash_plugins.platform().name != "local":
             return self.inner_max_num_threads
-        return max(joblib.cpu_count() // n_jobs, 1)
+        fair_share: int = max(joblib.cpu_count() // n_jobs, 1)
+        return fair_share
 
     def submit(self, func: Any, callback: Any = None) -> BatchJob:
         """Send the tasks of `func`, a `BatchedCalls`. Never waits; every failure comes by `callback`."""

@@ -22,7 +22,7 @@ from concurrent.futures import CancelledError
 from functools import partial
 from typing import Any
 
-from flash_plugins import Call, PayloadTooLarge, RemoteFunction
+from flash_plugins import Call, PayloadTooLarge, RemoteError, RemoteFunction
 
 from .batch import BatchReport, Task, TaskContext
 from .batching import BatchSizer
@@ -206,6 +206,11 @@ class ParallelCall:
 
 def _exception_of(call: Call[BatchReport]) -> BaseException | None:
     try:
-        return call.exception()
-    except CancelledError as error:
-        return error
+        error = call.exception()
+    except CancelledError as cancelled:
+        return cancelled
+    if isinstance(error, RemoteError) and error.type_name.endswith("KeyboardInterrupt"):
+        interrupt = KeyboardInterrupt(str(error))  # joblib's contract: as if it had happened here
+        interrupt.__cause__ = error
+        return interrupt
+    return error

@@ -94,7 +94,7 @@ class RunStats:
         return "\n".join(lines) or "no batch has finished"
 
 
-_last: RunStats | None = None
+_last = RunStats()
 
 
 def remember(run: RunStats) -> None:
@@ -103,17 +103,17 @@ def remember(run: RunStats) -> None:
     _last = run
 
 
-def last_run() -> RunStats | None:
-    """Return the statistics of the newest `Parallel` call on the `flash` backend in this process.
+def last_run() -> RunStats:
+    """Return the statistics of the newest `Parallel` object on the `flash` backend in this process.
 
-    None before the first. A scikit-learn `fit` is usually one such call.
+    Empty before the first. A scikit-learn `fit` is usually one such object and one call of it.
     """
     return _last
 
 
 def _forget_in_child() -> None:
     global _last
-    _last = None
+    _last = RunStats()
 
 
 os.register_at_fork(after_in_child=_forget_in_child)
