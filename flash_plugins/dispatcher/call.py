@@ -50,6 +50,7 @@ class Call(Future[T], Generic[T]):
         self.execution_s: float | None = None
         self._submission: Submission | None = None
         self._decoding = threading.Lock()
+        self._cancelling = threading.RLock()  # its holder runs callbacks, which may cancel again
         self._decoded: tuple[bool, Any] | None = None
         self._needs_delivery_thread = False
         self._last_outcome: Outcome | None = None  # of a stream: what came after its last value
@@ -88,13 +89,16 @@ class Call(Future[T], Generic[T]):
         return None if is_value else outcome
 
     def cancel(self) -> bool:
-        """Cancel the call, queued or running; returns at once, False if it was done already.
+        """Cancel the call, queued or running; returns at once, False if it had another outcome already.
 
         The platform is told in the background: running code sees `CallCancelled`, and is killed if it goes on.
         """
-        if not super().cancel():
-            return False
-        self.set_running_or_notify_cancel()  # wakes `concurrent.futures.wait` too
+        with self._cancelling:
+            if self.done():
+                return self.cancelled()
+            if not super().cancel():
+                return False
+            self.set_running_or_notify_cancel()  # wakes `concurrent.futures.wait` too
         if self._submission is not None:
             self._submission.cancel()
         return True

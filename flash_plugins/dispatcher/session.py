@@ -168,10 +168,11 @@ class Session:
             self.loop.call(self._cancel_and_disconnect(wait=platform is not None), _CANCEL_TIMEOUT_S * 2)
         except TimeoutError:
             logger.warning("cancelling the calls of this process took too long; some may still run on the platform")
-        if platform is not None:
-            platform.close()
-        self.loop.stop()
-        self.delivery.stop()
+        finally:
+            if platform is not None:
+                platform.close()
+            self.loop.stop()
+            self.delivery.stop()
 
     def _lane(self, config: EndpointConfig, *, streams: bool) -> Lane:
         key = (config.name, config.fingerprint, streams, *sorted(config.env.items()))
