@@ -15,7 +15,7 @@ import logging
 import math
 import secrets
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ...job import JobStatus
@@ -38,6 +38,9 @@ _FAILED_STARTS_MAX = 3
 #: Pings a worker may miss before it counts as lost, and seconds on top of them.
 _PINGS_MISSED_MAX = 4
 _SILENCE_EXTRA_S = 5.0
+#: Seconds after a request to stop a job at which it is made again: the SDK ignores one for a job that it has
+#: taken and not begun, and begins a job 0.1 s later at most. One that even then runs on is found by its pings.
+_STOP_REPEATS_S = (0.3, 1.0)
 #: Seconds a worker gets to end after SIGTERM.
 _STOP_GRACE_S = 5.0
 #: What becomes of a job with an empty object as input, in the words of the official worker.
@@ -218,7 +221,7 @@ class Fleet:
         if job is not None:
             self._end_lease(worker, job)
             self.jobs.fail(job, reason)
-            worker.request_stop(job_id)
+            self._request_stop(worker, job_id)
             self._settle(freed=worker)
 
     def job_chunk(self, worker: Worker, job_id: str, body: bytes) -> None:
@@ -235,10 +238,15 @@ class Fleet:
         if job is not None:
             self.jobs.add_chunk(job, member(body, report, "output"))
 
-    def ping(self, worker: Worker, *, ailment: str | None) -> None:
-        """Note that a worker lives; `ailment` is what its own health check says is wrong."""
+    def ping(self, worker: Worker, *, ailment: str | None, job_ids: Iterable[str] = ()) -> None:
+        """Note that a worker lives; `ailment` is what its own health check says is wrong.
+
+        Jobs it still works on (`job_ids`) although its lease has ended are stopped once more.
+        """
         worker.seen_at = self._clock.monotonic()
         worker.ailment = ailment
+        for job_id in job_ids:
+            self._repeat_stop(worker, job_id)
         if not worker.has_pinged:
             worker.has_pinged = True
             self._wake_by(worker.seen_at + self._silence_limit_s)
@@ -266,6 +274,7 @@ class Fleet:
             jobs = self.jobs.take(worker.id, min(share, poll.want, self._room(worker)))
             for job in jobs:
                 worker.leases[job.id] = job
+                worker.forget_stop(job.id)  # of an earlier attempt
             worker.has_taken_a_job = True
             worker.poll = None
             del self._polling[worker.id]
@@ -284,8 +293,18 @@ class Fleet:
         worker = self.workers.get(job.worker_id or "")
         if worker is not None and job.id in worker.leases:
             self._end_lease(worker, job)
-            worker.request_stop(job.id)
+            self._request_stop(worker, job.id)
             self._settle(freed=worker)
+
+    def _request_stop(self, worker: Worker, job_id: str) -> None:
+        worker.request_stop(job_id)
+        for delay_s in _STOP_REPEATS_S:
+            self._clock.call_later(delay_s, lambda: self._repeat_stop(worker, job_id))
+
+    def _repeat_stop(self, worker: Worker, job_id: str) -> None:
+        """Ask again, unless the worker has been given the job again meanwhile."""
+        if job_id not in worker.leases and worker.id in self.workers:
+            worker.request_stop(job_id)
 
     # -- scaling ------------------------------------------------------------------------------------------
 

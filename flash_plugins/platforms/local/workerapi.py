@@ -13,6 +13,7 @@ import asyncio
 import hmac
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
+from urllib.parse import unquote
 
 from .. import api
 from .asgi import BodyTooLarge, Call, is_connection_gone, read_body, send_empty, send_error, send_json
@@ -144,7 +145,11 @@ async def _job_stream(call: Call, fleet: Fleet, worker: Worker, clock: Clock) ->
 async def _ping(call: Call, fleet: Fleet, worker: Worker, clock: Clock) -> None:
     query = call.query()
     is_unhealthy = query.get("status") == "unhealthy"
-    fleet.ping(worker, ailment=query.get("reason", "unhealthy") if is_unhealthy else None)
+    fleet.ping(
+        worker,
+        ailment=query.get("reason", "unhealthy") if is_unhealthy else None,
+        job_ids=filter(None, unquote(query.get("job_id", "")).split(",")),
+    )
     await send_empty(call.send, 200)
 
 

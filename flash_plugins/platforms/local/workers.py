@@ -60,11 +60,17 @@ class Worker:
 
     def request_stop(self, job_id: str) -> None:
         """Have the worker stop a job, now if it asks just now, else when it does."""
-        self.stops.append(job_id)
+        if job_id not in self.stops:
+            self.stops.append(job_id)
         if self.stop_poll is not None:
             stops, self.stops = self.stops, []
             deliver, self.stop_poll = self.stop_poll, None
             deliver(stops)
+
+    def forget_stop(self, job_id: str) -> None:
+        """Withdraw a request to stop a job that the worker has not seen yet."""
+        if job_id in self.stops:
+            self.stops.remove(job_id)
 
     def end_stop_poll(self) -> None:
         """Answer the held request for jobs to stop with none."""
