@@ -20,8 +20,9 @@ from .wire import MalformedJson, dump
 
 __all__ = ["JOB_OPERATIONS"]
 
-#: How long `/stream` is held until there is a chunk or an end, seconds.
-STREAM_HOLD_S: Final = 20.0
+#: How long `/stream` is held until there is a chunk or an end, seconds. The blocking client of runpod 1.x gives
+#: up after 10 without a byte, and raises.
+STREAM_HOLD_S: Final = 8.0
 
 JobOperation = Callable[[Call, Fleet, Clock], Awaitable[None]]
 
@@ -67,7 +68,8 @@ async def _status(call: Call, fleet: Fleet, clock: Clock) -> None:
     if job is None:
         return
     try:
-        ttl_s = _milliseconds(call, "ttl", api.TTL_MIN_MS, api.POLICY_MAX_MS)
+        # The documentation's example is 6000, below the minimum of a policy (2026-08); it names no limit here.
+        ttl_s = _milliseconds(call, "ttl", 1, api.POLICY_MAX_MS)
     except MalformedJson as error:
         await send_error(call.send, 400, str(error))
         return
