@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import RUN_MARK, end_with_report
+from tests.support import ROOT, RUN_MARK, end_with_report
 
 #: What could lead a test to a real account, or to another platform than the local one.
 ACCOUNT_VARIABLES = (
@@ -35,14 +35,22 @@ def pytest_configure(config: pytest.Config) -> None:
     # Temporary files of ours go where nobody else writes; pytest's own stay where they always are.
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
     folder = Path(tempfile.mkdtemp(prefix="fp-"))
-    home = Path(os.path.expanduser("~"))  # Path.home() raises where there is none
-    if (home / ".runpod" / "config.toml").exists():  # somebody's account: out of reach for tests
-        os.environ.setdefault("UV_CACHE_DIR", str(home / ".cache" / "uv"))
-        os.environ["HOME"] = str(folder)
+    _guard_home(folder)
     os.environ["TMPDIR"] = str(folder)
     tempfile.tempdir = None
     # Registered first, so it runs last: after whatever our own package does when the interpreter ends.
     atexit.register(_finish, mark, folder, os.getpid())
+
+
+def _guard_home(folder: Path) -> None:
+    """Keep somebody's account out of reach, and caches where they can be written."""
+    home = Path(os.path.expanduser("~"))  # Path.home() raises where there is none
+    os.environ.setdefault("UV_SYSTEM_CERTS", "1")  # like the Makefile: pip trusts them too
+    if not os.access(home, os.W_OK):
+        os.environ.setdefault("UV_CACHE_DIR", str(ROOT / ".cache" / "uv"))
+    elif (home / ".runpod" / "config.toml").exists():
+        os.environ.setdefault("UV_CACHE_DIR", str(home / ".cache" / "uv"))
+        os.environ["HOME"] = str(folder)
 
 
 def _finish(mark: str, folder: Path, owner: int) -> None:
