@@ -86,6 +86,8 @@ class RunningPlatform:
         deadline = time.monotonic() + timeout_s
         while self.run_dir.exists() and time.monotonic() < deadline:
             time.sleep(0.01)
+        if self._log is not None:
+            self._log.close()
         forget_state(self.pid)
 
     def _wait(self, timeout_s: float) -> bool:
