@@ -227,6 +227,8 @@ def _check_rules(fields: JsonObject) -> None:
         raise InvalidEndpoint(400, "the local platform serves QUEUE endpoints only, not LOAD_BALANCER")
     if "gpu" in fields and "cpu" in fields:
         raise InvalidEndpoint(400, "an endpoint has either gpu or cpu, not both: leave one out")
+    if "gpu" not in fields and "cpu" not in fields:
+        raise InvalidEndpoint(400, 'an endpoint needs gpu or cpu, such as cpu: [{"id": "cpu3c", "vcpuCount": 2}]')
     workers = fields["workers"]
     if workers["max"] < workers["min"]:
         raise InvalidEndpoint(400, f"workers.max ({workers['max']}) is below workers.min ({workers['min']})")
