@@ -30,6 +30,7 @@ class RequestCount:
     requests: int
 
 
+#: One of the two rules.
 Scaling = QueueDelay | RequestCount
 
 
