@@ -40,7 +40,7 @@ def test_slower_tasks_shrink_the_batch_at_once_and_faster_ones_grow_it_slowly() 
     sizer = sizer_after((100, 0.1), (100, 10.0))
     assert sizer.next_size() == int(TARGET_S / 0.1)
     sizer.record(tasks=7, busy_s=0.007, result_bytes=0)
-    assert sizer.next_size() < 2 * int(TARGET_S / 0.1)
+    assert sizer.next_size() == int(TARGET_S / ((0.1 + 0.001) / 2))
 
 
 def test_batches_shrink_towards_the_end_but_not_below_what_a_round_trip_is_worth() -> None:

@@ -130,6 +130,5 @@ def test_tasks_run_on_the_endpoint_that_was_given() -> None:
     with joblib.parallel_config(backend="flash", n_jobs=2, endpoint=endpoint):
         parallel = Parallel()
         assert parallel(delayed(double)(i) for i in range(4)) == [0, 2, 4, 6]
-    with joblib.parallel_config(backend="flash", n_jobs=2, endpoint="joblib-named"):
-        with Parallel() as parallel:
-            assert parallel._backend._workers.endpoint_name == "joblib-named"
+    with joblib.parallel_config(backend="flash", n_jobs=2, endpoint="joblib-named"), Parallel() as parallel:
+        assert parallel._backend._workers.endpoint_name == "joblib-named"

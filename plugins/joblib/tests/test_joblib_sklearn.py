@@ -15,6 +15,7 @@ sklearn = pytest.importorskip("sklearn", minversion="1.4")
 
 from sklearn.datasets import load_digits, load_iris  # noqa: E402
 from sklearn.ensemble import BaggingClassifier, RandomForestClassifier, StackingClassifier  # noqa: E402
+from sklearn.exceptions import FitFailedWarning  # noqa: E402
 from sklearn.inspection import permutation_importance  # noqa: E402
 from sklearn.linear_model import LogisticRegression  # noqa: E402
 from sklearn.model_selection import GridSearchCV, cross_val_score, learning_curve  # noqa: E402
@@ -77,7 +78,7 @@ def test_a_fit_that_fails_is_scored_as_scikit_learn_does() -> None:
     digits_X, digits_y = load_digits(return_X_y=True)
     with joblib.parallel_backend("flash", n_jobs=2):
         search = GridSearchCV(SVC(), {"C": [1.0, -1.0]}, cv=2)
-        with pytest.warns(UserWarning, match="2 fits failed"):
+        with pytest.warns(UserWarning, match="non-finite"), pytest.warns(FitFailedWarning, match="2 fits failed"):
             search.fit(digits_X[:200], digits_y[:200])
     assert np.isnan(search.cv_results_["mean_test_score"][1])
     assert search.best_params_ == {"C": 1.0}
