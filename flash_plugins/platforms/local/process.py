@@ -15,6 +15,7 @@ import contextlib
 import json
 import os
 import secrets
+import shutil
 import signal
 import socket
 import sys
@@ -142,6 +143,8 @@ class _Platform:
         server.should_exit = True
         await asyncio.gather(processes.close(grace_s=_WORKER_GRACE_S), webhooks.close())
         await serving
+        # The guardian has done this, unless it was killed.
+        shutil.rmtree(self._run_dir, ignore_errors=True)
         if self._options.is_detached:
             forget_state(os.getpid())
 

@@ -61,6 +61,7 @@ class GuardedProcesses:
         self._pids: dict[str, int] = {}
         self._events: asyncio.Task[None] | None = None
         self._all_ended = asyncio.Event()
+        self._is_closing = False
         #: Set when the guardian ended although nobody asked it to.
         self.lost = asyncio.Event()
 
@@ -80,6 +81,7 @@ class GuardedProcesses:
         """Ask all workers to end, wait up to `grace_s`, then have the guardian kill what is left and end."""
         if self._guardian is None or self._guardian.stdin is None or self._events is None:
             return
+        self._is_closing = True
         for worker_id in self._listeners:
             self.signal(worker_id, signal.SIGTERM)
         if self._listeners:
@@ -127,8 +129,9 @@ class GuardedProcesses:
         return text.splitlines()[-lines:] if lines else []
 
     def _command(self, command: dict[str, object]) -> None:
-        if self._guardian is not None and self._guardian.stdin is not None:
-            self._guardian.stdin.write(json.dumps(command).encode() + b"\n")
+        pipe = self._guardian.stdin if self._guardian is not None else None
+        if pipe is not None and not pipe.is_closing():
+            pipe.write(json.dumps(command).encode() + b"\n")
 
     async def _read_events(self) -> None:
         assert self._guardian is not None
@@ -148,7 +151,7 @@ class GuardedProcesses:
         for pid in self._pids.values():
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(pid, signal.SIGKILL)
-        if not self._guardian.stdin or not self._guardian.stdin.is_closing():
+        if not self._is_closing:
             _LOG.error("the guardian of the worker processes ended unexpectedly; the platform ends too")
             self.lost.set()
 
