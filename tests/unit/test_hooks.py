@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plugins: registration, who is asked first, and what a failing plugin does."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+
+from flash_plugins import CallEvent, CallStage, Connection, HookError, hookimpl
+from flash_plugins.config import Settings
+from flash_plugins.hooks import HookManager
+
+
+class Nowhere:
+    name = "nowhere"
+    reason = "a test says so"
+    outlives_us = False
+
+    def connect(self) -> Connection:
+        return Connection(api_base="http://127.0.0.1:1", key="k")
+
+    def lost_reason(self) -> str | None:
+        return None
+
+    def close(self) -> None: ...
+
+
+class Chooser:
+    def __init__(self, answer: Nowhere | None) -> None:
+        self.answer = answer
+        self.asked = 0
+
+    @hookimpl
+    def flash_choose_platform(self, settings: Settings) -> Nowhere | None:
+        self.asked += 1
+        return self.answer
+
+
+class Listener:
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+
+    @hookimpl
+    def flash_platform_chosen(self, platform: Nowhere) -> None:
+        self.seen.append(platform)
+
+    @hookimpl
+    def flash_call_event(self, event: CallEvent) -> None:
+        self.seen.append(event.stage)
+
+
+class Failing:
+    @hookimpl
+    def flash_choose_platform(self, settings: Settings) -> None:
+        raise ZeroDivisionError("choosing")
+
+    @hookimpl
+    def flash_platform_chosen(self, platform: Nowhere) -> None:
+        raise ZeroDivisionError("told")
+
+    @hookimpl
+    def flash_call_event(self, event: CallEvent) -> None:
+        raise ZeroDivisionError("told")
+
+
+EVENT = CallEvent(CallStage.QUEUED, endpoint="e", function="f", call_id=1)
+
+
+def manager(*plugins: object) -> HookManager:
+    return HookManager([(type(plugin).__name__, plugin) for plugin in plugins], discover=False)
+
+
+def test_flash_choose_platform_takes_the_first_answer_of_the_plugin_registered_last() -> None:
+    first, silent, last = Chooser(Nowhere()), Chooser(None), Chooser(Nowhere())
+    hooks = HookManager([("first", first), ("last", last), ("silent", silent)], discover=False)
+    assert hooks.choose_platform(Settings()) is last.answer
+    assert (first.asked, last.asked, silent.asked) == (0, 1, 1)
+
+
+def test_flash_choose_platform_is_a_gate_whose_failure_names_the_plugin() -> None:
+    with pytest.raises(HookError, match=r"'Failing'.*flash_choose_platform.*choosing") as caught:
+        manager(Failing()).choose_platform(Settings())
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+def test_flash_platform_chosen_is_told_and_its_failure_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    listener, platform = Listener(), Nowhere()
+    with caplog.at_level(logging.ERROR):
+        manager(listener, Failing()).platform_chosen(platform)
+    assert listener.seen == [platform]
+    assert "'Failing'" in caplog.text
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_flash_call_event_is_told_and_its_failure_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    listener = Listener()
+    with caplog.at_level(logging.ERROR):
+        manager(listener, Failing()).call_event(EVENT)
+    assert listener.seen == [CallStage.QUEUED]
+    assert "flash_call_event" in caplog.text
+
+
+def test_a_misspelt_hook_is_refused() -> None:
+    class Misspelt:
+        @hookimpl
+        def flash_call_evnt(self, event: CallEvent) -> None: ...
+
+    hooks = manager()
+    plugin = Misspelt()
+    with pytest.raises(HookError, match="flash_call_evnt"):
+        hooks.register(plugin)
+    with pytest.raises(HookError, match="not registered"):
+        hooks.unregister(plugin)
+
+
+def test_a_plugin_is_registered_once_and_can_be_removed() -> None:
+    listener, hooks = Listener(), manager()
+    hooks.register(listener)
+    with pytest.raises(HookError, match="cannot be registered"):
+        hooks.register(listener)
+    hooks.call_event(EVENT)
+    hooks.unregister(listener)
+    hooks.call_event(EVENT)
+    assert listener.seen == [CallStage.QUEUED]
+
+
+def test_installed_plugins_are_found_by_entry_point(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    (tmp_path / "found_plugin.py").write_text(
+        "from flash_plugins import hookimpl\nseen = []\n"
+        "@hookimpl\ndef flash_platform_chosen(platform):\n    seen.append(platform.name)\n"
+    )
+    metadata = tmp_path / "found_plugin-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: found-plugin\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[flash_plugins]\nfound = found_plugin\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    hooks = HookManager()
+    hooks.platform_chosen(Nowhere())
+    import found_plugin  # type: ignore[import-not-found]
+
+    assert found_plugin.seen == ["nowhere"]
+    assert "found" in hooks.plugin_names()
+
+
+def test_an_installed_plugin_that_cannot_be_imported_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    (tmp_path / "broken_plugin.py").write_text("raise RuntimeError('broken on purpose')\n")
+    metadata = tmp_path / "broken_plugin-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-plugin\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[flash_plugins]\nbroken = broken_plugin\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(HookError, match="broken on purpose"):
+        HookManager().choose_platform(Settings())
