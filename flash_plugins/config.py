@@ -159,9 +159,7 @@ class EndpointConfig:
     @property
     def fingerprint(self) -> str:
         """Hex digest of everything but `env`: equal configs have equal fingerprints, in every process."""
-        values = {
-            spec.name: getattr(self, spec.name) for spec in fields(self) if spec.name != "env"
-        }
+        values = {spec.name: getattr(self, spec.name) for spec in fields(self) if spec.name != "env"}
         return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     def require_workers(self) -> None:
@@ -228,7 +226,9 @@ def _check_env(value: object) -> dict[str, str]:
         raise ConfigError(f"Endpoint(env=…) is a {type(value).__name__}: give a mapping of strings to strings")
     for key, text in value.items():
         if not isinstance(key, str) or not isinstance(text, str) or not key or "=" in key or "\0" in key + text:
-            raise ConfigError(f"Endpoint(env=…): entry {key!r} must be a non-empty string without '=' and its value a string")
+            raise ConfigError(
+                f"Endpoint(env=…): entry {key!r} must be a non-empty string without '=' and its value a string"
+            )
     return dict(value)
 
 
@@ -236,7 +236,11 @@ def _check_execution_timeout(value: object) -> int:
     if value == 0 and not isinstance(value, bool):
         return 0
     return _check_int(
-        "execution_timeout_ms", value, api.EXECUTION_TIMEOUT_MIN_MS, api.POLICY_MAX_MS, unit="ms (0: no limit)"
+        "execution_timeout_ms",
+        value,
+        api.EXECUTION_TIMEOUT_MIN_MS,
+        api.POLICY_MAX_MS,
+        unit="ms (0: no limit)",
     )
 
 

@@ -20,13 +20,15 @@ __all__ = ["Progress"]
 _QUIET_S = 1.0
 _TERMINAL_INTERVAL_S = 0.2
 _LOG_INTERVAL_S = 5.0
+#: Seconds without a call after which a stretch of work counts as over: calls made one after another are one stretch.
+_LINGER_S = 0.5
 
 
 class Progress:
     """Counts calls by stage and shows them from a thread that lives only while calls run.
 
     Args:
-        mode: Returns `auto`, `on` or `off`; asked when work begins.
+        mode: Returns `auto`, `on` or `off`; asked when a stretch of work begins.
         stream: Where to write; None means the `sys.stderr` of that moment.
         is_ci: Whether this is a CI run, where `auto` means off.
     """
@@ -35,43 +37,41 @@ class Progress:
         self._mode = mode
         self._stream = stream
         self._is_ci = is_ci
-        self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
-        self._reset()
-        self._thread: threading.Thread | None = None
+        self._changed = threading.Condition(threading.Lock())
+        self._is_stretch = False
+        self._begin()
 
     @hookimpl
     def flash_call_event(self, event: CallEvent) -> None:
         """Count the event, and begin to show when the first call of a stretch of work comes in."""
-        with self._lock:
+        with self._changed:
             if event.stage is CallStage.QUEUED:
-                if self._open == 0:
-                    self._reset()
+                if not self._is_stretch:
+                    self._begin()
+                    self._is_stretch = self._is_wanted()
+                    if self._is_stretch:
+                        threading.Thread(target=self._show, name="flash-progress", daemon=True).start()
                 self._total += 1
                 self._endpoints.add(event.endpoint)
-                if self._thread is None and self._is_wanted():
-                    self._thread = threading.Thread(target=self._show, name="flash-progress", daemon=True)
-                    self._thread.start()
-            elif event.stage is CallStage.SENT:
-                self._sent += 1
-            else:
+            elif event.stage.is_final:
                 self._ended += 1
                 self._failed += event.stage is CallStage.FAILED
                 self._cancelled += event.stage is CallStage.CANCELLED
                 if event.worker_id is not None:
                     self._workers.add(event.worker_id)
-                if self._open == 0:
+                if not self._open:
+                    self._idle_since = time.monotonic()
                     self._changed.notify_all()
 
     @property
     def _open(self) -> int:
         return self._total - self._ended
 
-    def _reset(self) -> None:
-        self._total = self._sent = self._ended = self._failed = self._cancelled = 0
+    def _begin(self) -> None:
+        self._total = self._ended = self._failed = self._cancelled = 0
         self._workers: set[str] = set()
         self._endpoints: set[str] = set()
-        self._began_at = time.monotonic()
+        self._began_at = self._idle_since = time.monotonic()
 
     def _is_wanted(self) -> bool:
         mode = self._mode()
@@ -81,26 +81,27 @@ class Progress:
         out = self._stream or sys.stderr
         is_terminal = out is not None and out.isatty()
         interval_s = _TERMINAL_INTERVAL_S if is_terminal else _LOG_INTERVAL_S
-        next_at, shown = time.monotonic() + _QUIET_S, False
-        with self._lock:
-            while self._open:
-                self._changed.wait(max(0.0, next_at - time.monotonic()))
-                if time.monotonic() < next_at and self._open:
-                    continue
-                if time.monotonic() >= next_at:
+        next_at, is_shown = self._began_at + _QUIET_S, False
+        with self._changed:
+            while not self._is_over():
+                wait_until = next_at if self._open else min(next_at, self._idle_since + _LINGER_S)
+                self._changed.wait(max(0.0, wait_until - time.monotonic()))
+                if out is not None and self._open and time.monotonic() >= next_at:
                     self._write(out, is_terminal)
-                    shown, next_at = True, time.monotonic() + interval_s
-            if shown:
+                    next_at, is_shown = time.monotonic() + interval_s, True
+            if out is not None and (is_shown or self._idle_since - self._began_at >= _QUIET_S):
                 self._write(out, is_terminal)
                 if is_terminal:
                     out.write("\n")
-            self._thread = None
+            self._is_stretch = False
+
+    def _is_over(self) -> bool:
+        return not self._open and time.monotonic() - self._idle_since >= _LINGER_S
 
     def _write(self, out: TextIO, is_terminal: bool) -> None:
-        seconds = time.monotonic() - self._began_at
-        waiting = self._open
+        seconds = (time.monotonic() if self._open else self._idle_since) - self._began_at
         parts = [f"{self._ended}/{self._total} calls done"]
-        if waiting and not self._workers:
+        if self._open and not self._workers:
             parts.append("waiting for the first result")
         if self._failed:
             parts.append(f"{self._failed} failed")

@@ -143,8 +143,7 @@ class Preparer:
         if digest == self._active_bundle:
             return
         folder = code.install_bundle(digest, self._blobs.read(digest), self._bundles)
-        code.activate_bundle(folder)
-        if self._active_bundle is not None:  # other source: what was loaded from the old one is out of date
+        if code.activate_bundle(folder):  # changed source: what was loaded from the old one is out of date
             self._loaded.clear()
             self._instances.clear()
         self._active_bundle = digest
