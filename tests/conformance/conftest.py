@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from flash_plugins.platforms.local.launch import launch
 
 from .account import Account, Queue
 from .clients import Transcript, play
-from .environments import Environment, EnvironmentUnavailable, provide
+from .environments import Environment, require
 from .webhooks import Webhooks, listening
 
 #: The packages under test. The Flash client brings its own choice of `runpod`.
@@ -22,37 +21,28 @@ RUNPOD_2 = "runpod==2.0.0rc2"
 RUNPOD_FLASH = "runpod-flash==1.21.0"
 
 
-def _environment(requirement: str) -> Environment:
-    try:
-        return provide([requirement])
-    except EnvironmentUnavailable as error:
-        if os.environ.get("CI"):
-            pytest.fail(f"{requirement} cannot be installed: {error}", pytrace=False)
-        pytest.skip(f"{requirement} cannot be installed here: {error}")
-
-
 @pytest.fixture(scope="session", params=[RUNPOD_1, RUNPOD_2])
 def sdk(request: pytest.FixtureRequest) -> Environment:
     """Each version of the official SDK in turn."""
-    return _environment(request.param)
+    return require(request.param)
 
 
 @pytest.fixture(scope="session")
 def runpod_1() -> Environment:
     """The current official SDK."""
-    return _environment(RUNPOD_1)
+    return require(RUNPOD_1)
 
 
 @pytest.fixture(scope="session")
 def runpod_2() -> Environment:
     """The release candidate of the official SDK."""
-    return _environment(RUNPOD_2)
+    return require(RUNPOD_2)
 
 
 @pytest.fixture(scope="session")
 def runpod_flash() -> Environment:
     """The Flash package."""
-    return _environment(RUNPOD_FLASH)
+    return require(RUNPOD_FLASH)
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import pytest
 
 #: Kept between runs and left out of version control.
 CACHE: Final = Path(__file__).resolve().parents[2] / ".cache" / "envs"
@@ -70,6 +73,19 @@ def provide(requirements: Sequence[str], *, cache: Path = CACHE) -> Environment:
     return Environment(name, folder)
 
 
+def require(requirement: str) -> Environment:
+    """Return the environment of one package; without it skip the test here, and fail it in CI.
+
+    `CI` is the variable by which continuous integration services make themselves known.
+    """
+    try:
+        return provide([requirement])
+    except EnvironmentUnavailable as error:
+        if os.environ.get("CI"):
+            pytest.fail(f"{requirement} cannot be installed: {error}", pytrace=False)
+        pytest.skip(f"{requirement} cannot be installed here: {error}")
+
+
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     # The kernel drops the lock with its holder, so a killed test run blocks nobody.
@@ -79,16 +95,30 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _build(folder: Path, requirements: Sequence[str]) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    python = str(folder / "bin" / "python")
     uv = _find_uv()
-    if uv is not None:
-        _install([uv, "venv", "--quiet", "--python", sys.executable, str(folder)])
-        _install([uv, "pip", "install", "--quiet", "--python", python, *requirements])
-    else:
-        _install([sys.executable, "-m", "venv", str(folder)])
-        _install([python, "-m", "pip", "install", "--quiet", *requirements])
+    try:
+        if uv is None:
+            _build_with_pip(folder, requirements)
+        else:
+            _build_with_uv(uv, folder, requirements)
+    except EnvironmentUnavailable:
+        if uv is None:
+            raise
+        # pip has a configuration of its own and may reach a registry that uv does not know of.
+        _build_with_pip(folder, requirements)
     (folder / COMPLETE_MARK).touch()
+
+
+def _build_with_uv(uv: str, folder: Path, requirements: Sequence[str]) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    _install([uv, "venv", "--quiet", "--python", sys.executable, str(folder)])
+    _install([uv, "pip", "install", "--quiet", "--python", str(folder / "bin" / "python"), *requirements])
+
+
+def _build_with_pip(folder: Path, requirements: Sequence[str]) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    _install([sys.executable, "-m", "venv", str(folder)])
+    _install([str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", *requirements])
 
 
 def _find_uv() -> str | None:
@@ -97,8 +127,13 @@ def _find_uv() -> str | None:
 
 
 def _install(command: Sequence[str]) -> None:
+    env = dict(os.environ)
+    if index := env.get("PIP_INDEX_URL"):
+        env.setdefault("UV_DEFAULT_INDEX", index)
+    if certificates := env.get("PIP_CERT"):
+        env.setdefault("SSL_CERT_FILE", certificates)
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_TIMEOUT_S, check=False)
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=INSTALL_TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired as error:
         raise EnvironmentUnavailable(f"{command[:3]} took more than {INSTALL_TIMEOUT_S:.0f} s") from error
     if done.returncode != 0:

@@ -107,11 +107,9 @@ class Shell:
         answer = until(lambda: self.get(f"status/{job_id}"), lambda answer: answer.json.get("status") in states)
         return dict(answer.json)
 
-    def vanish(self, job_id: str) -> float:
-        """Wait until the job is unknown and return how long that took in seconds."""
-        started = time.monotonic()
+    def vanish(self, job_id: str) -> None:
+        """Wait until the job is unknown."""
         until(lambda: self.get(f"status/{job_id}"), lambda answer: answer.status == 404)
-        return time.monotonic() - started
 
 
 @pytest.fixture
@@ -175,7 +173,8 @@ class TestJobs:
         shell.post("runsync", {"input": {"greeting": "warm up"}})
         answer = shell.post("runsync?wait=1000", {"input": {"gate": str(gate)}})
         gate.touch()
-        assert (answer.status, answer.json["status"]) == (200, "IN_PROGRESS")
+        assert answer.status == 200
+        assert answer.json["status"] in ("IN_PROGRESS", "IN_QUEUE")  # the latter where a worker takes its time
         assert shell.reach(answer.json["id"], "COMPLETED")["output"] == {"got": {"gate": str(gate)}}
 
     def test_progress_is_visible_while_running(self, shell: Shell, tmp_path: Path) -> None:
@@ -286,8 +285,10 @@ class TestPolicy:
     def test_status_can_shorten_the_life_of_a_job(self, shell: Shell) -> None:
         job_id = shell.run({"greeting": "hello"})
         shell.reach(job_id, "COMPLETED")
+        started = time.monotonic()
         assert shell.get(f"status/{job_id}?ttl=6000").status == 200
-        assert shell.vanish(job_id) >= 3
+        shell.vanish(job_id)
+        assert time.monotonic() - started >= 5.9
 
     def test_low_priority_jobs_start_no_worker(self, account: Account, runpod_2: Environment) -> None:
         queue = account.serve("for_clients.py", runpod_2)

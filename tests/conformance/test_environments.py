@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from .environments import COMPLETE_MARK, Environment, EnvironmentUnavailable, provide
+from . import environments
+from .environments import COMPLETE_MARK, Environment, EnvironmentUnavailable, provide, require
 
 pytestmark = [pytest.mark.conformance, pytest.mark.timeout(600)]
 
@@ -70,3 +71,25 @@ def test_package_that_cannot_be_installed_is_an_error_with_the_installers_words(
 
     with pytest.raises(EnvironmentUnavailable, match="not-there"):
         provide([missing], cache=tmp_path / "envs")
+
+
+@pytest.mark.parametrize(("ci", "outcome"), [("", pytest.skip.Exception), ("true", pytest.fail.Exception)])
+def test_missing_package_skips_on_a_laptop_and_fails_in_ci(
+    monkeypatch: pytest.MonkeyPatch, ci: str, outcome: type[BaseException]
+) -> None:
+    def nothing_in_reach(requirements: object) -> Environment:
+        raise EnvironmentUnavailable("no registry")
+
+    monkeypatch.setattr(environments, "provide", nothing_in_reach)
+    monkeypatch.setenv("CI", ci)
+
+    with pytest.raises(outcome, match="no registry"):
+        require("runpod==0")
+
+
+def test_environment_is_built_without_uv(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(environments, "_find_uv", lambda: None)
+
+    environment = provide([_made_package(tmp_path)], cache=tmp_path / "envs")
+
+    assert subprocess.check_output([str(environment.python), "-c", "import nothing_much"]) == b""
