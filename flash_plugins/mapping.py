@@ -123,7 +123,7 @@ class MapIterator(Generic[T]):
     def _outcome_of(self, call: Call[Any], result: Callable[[], T]) -> T:
         try:
             return result()
-        except Exception as error:
+        except Exception as error:  # whatever the function raised
             if not self._returns_exceptions:
                 raise
             return error  # type: ignore[return-value]

@@ -115,5 +115,5 @@ class DeliveryThread:
         while (action := self._actions.get()) is not None:
             try:
                 action()
-            except Exception:
+            except Exception:  # the thread must outlive any one delivery
                 logger.exception("delivering the outcome of a call failed")

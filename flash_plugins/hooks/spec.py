@@ -23,6 +23,7 @@ __all__ = ["PROJECT", "CallEvent", "CallStage", "hookimpl", "hookspec"]
 #: Name of the pluggy project and of the entry-point group that plugins use.
 PROJECT = "flash_plugins"
 
+#: Decorator for the specifications below.
 hookspec = pluggy.HookspecMarker(PROJECT)
 #: Decorator for a plugin's hook functions.
 hookimpl = pluggy.HookimplMarker(PROJECT)
