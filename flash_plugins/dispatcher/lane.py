@@ -351,7 +351,7 @@ class Lane:
 
     async def _send_cancel(self, submission: Submission) -> None:
         job_id = submission.call.job_id
-        if job_id is None or submission.is_cancel_sent or self._handle is None:
+        if job_id is None or submission.is_cancel_sent or self._handle is None or not self.session.tells_platform:
             return  # not accepted yet: _finished sends it as soon as the id is known
         submission.is_cancel_sent = True
         try:

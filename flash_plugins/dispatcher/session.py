@@ -8,7 +8,6 @@ import itertools
 import logging
 import sys
 import threading
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -165,7 +164,7 @@ class Session:
             self._is_closed = True
         platform = self._platform
         try:
-            self.loop.call(self._cancel_and_disconnect(wait=platform is not None), _CANCEL_TIMEOUT_S * 2)
+            self.loop.call(self._cancel_and_disconnect(), _CANCEL_TIMEOUT_S * 2)
         except TimeoutError:
             logger.warning("cancelling the calls of this process took too long; some may still run on the platform")
         finally:
@@ -209,13 +208,15 @@ class Session:
                 submission.lane = lane
                 lane.enqueue(submission)
 
-    async def _cancel_and_disconnect(self, *, wait: bool) -> None:
+    @property
+    def tells_platform(self) -> bool:
+        """Whether a cancelled call must be cancelled on the platform too: not if that ends together with us."""
+        return not self._is_closed or (self._platform is not None and self._platform.outlives_us)
+
+    async def _cancel_and_disconnect(self) -> None:
         for submission in self._submissions():
             submission.call.cancel()
-        deadline = time.monotonic() + _CANCEL_TIMEOUT_S
-        needs_cancels = wait and self._platform is not None and self._platform.outlives_us
-        while needs_cancels and self._submissions() and time.monotonic() < deadline:
-            await asyncio.sleep(0.02)
+        await self.loop.cancel_tasks(grace_s=_CANCEL_TIMEOUT_S if self.tells_platform else 0.0)
         if self._client is not None:
             await self._client.aclose()
             self._client = None

@@ -44,11 +44,6 @@ class BackgroundLoop:
         task.add_done_callback(self._forget)
         return task
 
-    @property
-    def is_current(self) -> bool:
-        """True in the loop's own thread."""
-        return threading.current_thread() is self._thread
-
     def call(self, coroutine: Coroutine[Any, Any, Any], timeout_s: float) -> Any:
         """Run a coroutine on the loop and wait for it here.
 
@@ -62,6 +57,15 @@ class BackgroundLoop:
             future.cancel()
             raise
 
+    async def cancel_tasks(self, *, grace_s: float = 0.0) -> None:
+        """Give what `spawn` started some time to end, cancel the rest and wait until it has ended. Loop thread."""
+        if self._tasks and grace_s > 0:
+            await asyncio.wait(self._tasks, timeout=grace_s)
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)  # each one's exception is logged by _forget
+
     def stop(self) -> None:
         """End the loop and its thread; tasks are cancelled first."""
         if not self._thread.is_alive():
@@ -73,9 +77,7 @@ class BackgroundLoop:
         asyncio.set_event_loop(self._loop)
         try:
             self._loop.run_forever()
-            for task in list(self._tasks):
-                task.cancel()
-            self._loop.run_until_complete(asyncio.gather(*self._tasks, return_exceptions=True))
+            self._loop.run_until_complete(self.cancel_tasks())
         finally:
             self._loop.close()
 

@@ -231,7 +231,7 @@ class JobTable:
 
     def fail(self, job: Job, reason: str) -> None:
         """End a job as FAILED with a reason of the platform's own."""
-        job.error = dump(reason)
+        job.output, job.error = None, dump(reason)
         self._end(job, JobStatus.FAILED)
 
     def cancel(self, job: Job) -> None:
@@ -309,6 +309,7 @@ class JobTable:
 
     def _interrupt(self, job: Job, status: JobStatus) -> None:
         was_running = job.status is JobStatus.IN_PROGRESS
+        job.output = None  # its progress so far is no result
         self._end(job, status)
         if was_running:
             self._on_stop(job)
