@@ -148,7 +148,8 @@ def create_endpoint(body: JsonObject, *, created_at: str) -> EndpointSpec:
     errors += [f"$: missing property '{name}'" for name in ("name", "type", "scaling") if name not in body]
     if "templateId" not in body and "image" not in body:
         errors.append("$: missing property 'image'")
-    if "pools" not in body.get("gpu", {"pools": 1}):
+    gpu = body.get("gpu")
+    if isinstance(gpu, dict) and "pools" not in gpu:
         errors.append("$.gpu: missing property 'pools'")
     _refuse(errors)
     _check_templates(body)
@@ -175,7 +176,8 @@ def update_endpoint(spec: EndpointSpec, patch: JsonObject) -> EndpointSpec:
     errors = _check_fields(patch)
     if "type" in patch:
         errors.append("$: additional properties 'type' not allowed")
-    if "excludedTypes" in patch.get("gpu", {}) and "pools" not in patch["gpu"]:
+    gpu = patch.get("gpu")
+    if isinstance(gpu, dict) and "excludedTypes" in gpu and "pools" not in gpu:
         errors.append("$.gpu: 'excludedTypes' needs 'pools'")
     _refuse(errors)
     _check_templates(patch)
@@ -298,7 +300,11 @@ def _one_of(*values: str) -> _Check:
 
 def _number(minimum: float, maximum: float = float("inf"), *, is_whole: bool = True) -> _Check:
     def check(value: Any, path: str) -> list[str]:
-        if isinstance(value, bool) or not isinstance(value, int | float) or (is_whole and value != int(value)):
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or (is_whole and isinstance(value, float) and not value.is_integer())
+        ):
             return [f"{path}: must be {'an integer' if is_whole else 'a number'}"]
         if not minimum <= value <= maximum:
             limits = f"at least {minimum:g}" if maximum == float("inf") else f"{minimum:g} to {maximum:g}"
