@@ -4,15 +4,13 @@
 from __future__ import annotations
 
 from threading import Lock
-from typing import TYPE_CHECKING
 
 from ..config import Settings
 from ..errors import AuthenticationError, ConfigError
 from . import api
 from .base import Connection, Platform
-
-if TYPE_CHECKING:
-    from .local.launch import RunningPlatform
+from .local import launch as local
+from .local.launch import RunningPlatform
 
 __all__ = ["CloudPlatform", "LocalPlatform", "choose"]
 
@@ -85,10 +83,11 @@ class LocalPlatform:
     name = "local"
 
     def __init__(self, reason: str) -> None:
-        self.reason = reason
         self._lock = Lock()
-        self._running: RunningPlatform | None = None
-        self._is_ours = False
+        self._running: RunningPlatform | None = local.find_running()
+        self._is_ours = self._running is None
+        found = "" if self._running is None else f"; process {self._running.pid} was found running"
+        self.reason = reason + found
 
     @property
     def outlives_us(self) -> bool:
@@ -102,16 +101,12 @@ class LocalPlatform:
             PlatformUnavailable: It does not start.
             MissingDependencyError: Its packages are not installed.
         """
-        from .local import launch as local
-
         with self._lock:
             if self._running is None or not self._running.is_alive():
                 self._running = local.find_running()
                 self._is_ours = self._running is None
                 if self._running is None:
                     self._running = local.launch()
-                else:
-                    self.reason = f"{self.reason}; found running with process id {self._running.pid}"
             return Connection(api_base=self._running.url, key=self._running.key)
 
     def lost_reason(self) -> str | None:
