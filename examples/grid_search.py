@@ -27,7 +27,7 @@ def blurred(images, weight):
 
 
 class StrokeFeatures(TransformerMixin, BaseEstimator):
-    """Pixels of 8 × 8 images, blurred, with the ink of each row and column beside them."""
+    """Pixels of 8 by 8 images, blurred, with the ink of each row and column beside them."""
 
     def __init__(self, blur=0.0):
         self.blur = blur
