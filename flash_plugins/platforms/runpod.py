@@ -205,7 +205,7 @@ class RunpodClient:
         except httpx.TransportError as error:
             # httpx-aiohttp maps a broken connection to ConnectTimeout: only aiohttp's own class tells
             # "never connected" (safe to repeat) from "connection lost" (not safe).
-            was_sent = not isinstance(error.__cause__, aiohttp.ClientConnectorError)
+            was_sent = not isinstance(error.__cause__, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError))
             raise TransportFailure(
                 f"{method} {_public(url)} got no answer: {type(error.__cause__ or error).__name__}: {error}",
                 was_sent=was_sent,
