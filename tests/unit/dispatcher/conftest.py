@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A session on the scripted platform, with every event of every call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from flash_plugins import Call, CallEvent, Connection, hookimpl
+from flash_plugins.config import EndpointConfig, Settings
+from flash_plugins.dispatcher import Session
+from flash_plugins.hooks import HookManager
+from tests.unit.dispatcher.fake import KEY, FakePlatform, FakeRunpod, envelope_of
+
+
+@dataclass
+class Events:
+    """A plugin that chooses the platform and notes what happens."""
+
+    platform: FakePlatform
+    seen: list[CallEvent] = field(default_factory=list)
+
+    @hookimpl
+    def flash_choose_platform(self, settings: Settings) -> FakePlatform:
+        return self.platform
+
+    @hookimpl
+    def flash_call_event(self, event: CallEvent) -> None:
+        self.seen.append(event)
+
+    def stages(self, call: Call[Any]) -> list[str]:
+        return [str(event.stage) for event in self.seen if event.call_id == call.number]
+
+
+def config_of(name: str = "lane", **parameters: Any) -> EndpointConfig:
+    return EndpointConfig.from_parameters(name, {"cpu": "cpu5c-4-8", **parameters})
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeRunpod]:
+    server = FakeRunpod()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def platform(fake: FakeRunpod) -> FakePlatform:
+    return FakePlatform(Connection(api_base=fake.base, key=KEY))
+
+
+@pytest.fixture
+def events(platform: FakePlatform) -> Events:
+    return Events(platform)
+
+
+@pytest.fixture
+def session(events: Events) -> Iterator[Session]:
+    made = Session(Settings, HookManager([("events", events)], discover=False))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def submit(session: Session) -> Callable[..., Call[Any]]:
+    """Make a call whose result is its argument."""
+
+    def make(
+        value: object = None,
+        *,
+        code: bytes = b"some code",
+        config: EndpointConfig | None = None,
+        streams: bool = False,
+        is_generator: bool = False,
+    ) -> Call[Any]:
+        return session.submit(
+            config or config_of(),
+            envelope_of(value, code=code),
+            function_name="echo",
+            streams=streams,
+            is_generator=is_generator,
+        )
+
+    return make
