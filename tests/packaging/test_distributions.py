@@ -161,6 +161,12 @@ def test_wheels_install_and_import_in_a_clean_environment(built: list[Built], tm
     probe = f"import sys, {names}; print([sys.modules[n].__file__ for n in {[one.package for one in built]}])"
     said = _run(str(python), "-I", "-c", probe, cwd=tmp_path)
     assert said.count(str(environment)) == len(built), f"imported from elsewhere: {said}"
+    # Without the extra `cli` the command exists, and says how to get the rest.
+    command = [str(environment / "bin" / "flash-plugins"), "platform", "status"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode != 0
+    assert "flash-plugins[cli]" in done.stderr
+    assert "Traceback" not in done.stderr
     if uv:
         _run(uv, "pip", "check", "--quiet", "--python", str(python))
 

@@ -15,7 +15,6 @@ import re
 import shlex
 import subprocess
 import sys
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,9 +112,18 @@ def _check_command(command: str, block: Block) -> None:
                 assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"{block.name}: no target {target!r}"
         case ["python", script, *_]:
             assert (ROOT / script).exists(), f"{block.name}: no file {script!r}"
-        case ["flash-plugins", *_]:
-            scripts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
-            assert "flash-plugins" in scripts
+        case ["flash-plugins", *words]:
+            help_of = [word for word in words if not word.startswith("-")]
+            said = subprocess.run(
+                [sys.executable, "-c", "from flash_plugins.cli import main; main()", *help_of, "--help"],
+                env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1"},
+                capture_output=True,
+                text=True,
+                timeout=LIMIT_S,
+            )
+            assert said.returncode == 0, f"{block.name}: {command!r} does not exist: {said.stderr}"
+            missing = [word for word in words if word.startswith("--") and word.partition("=")[0] not in said.stdout]
+            assert not missing, f"{block.name}: {command!r} has no option {missing}"
         case _:
             assert command.startswith(COMMANDS), f"{block.name}: {command!r} is no command that documents use"
 
