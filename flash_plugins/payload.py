@@ -25,7 +25,17 @@ from typing import Any
 
 from .errors import EnvelopeError, PayloadTooLarge
 
-__all__ = ["CallEnvelope", "Outcome", "check_size", "decode_outcome", "digest_of", "encode_failure_text"]
+__all__ = [
+    "CallEnvelope",
+    "Outcome",
+    "check_parts",
+    "check_size",
+    "decode_failure_text",
+    "decode_outcome",
+    "digest_of",
+    "encode_failure_text",
+    "encoded_size",
+]
 
 #: Version of the envelope; caller and worker must agree.
 ENVELOPE_VERSION = 1
@@ -55,6 +65,22 @@ def decode_bytes(text: object, what: str) -> bytes:
         return binascii.a2b_base64(text)
     except binascii.Error as error:
         raise EnvelopeError(f"{what} is not base64 ({error}); it was cut or changed on its way") from error
+
+
+def encoded_size(raw_bytes: int) -> int:
+    """Return the size of so many bytes as base64."""
+    return (raw_bytes + 2) // 3 * 4
+
+
+def check_parts(raw_bytes: Mapping[str, int], limit_bytes: int, what: str) -> None:
+    """As `check_size`, for what is not encoded yet; the message has the size of each part.
+
+    Raises:
+        PayloadTooLarge: Together the parts are over `limit_bytes` once encoded.
+    """
+    sizes = {part: encoded_size(size) for part, size in raw_bytes.items()}
+    if (total := sum(sizes.values())) > limit_bytes:
+        check_size(total, limit_bytes, f"{what} ({', '.join(f'{p}: {s / 1e6:.1f} MB' for p, s in sizes.items())})")
 
 
 def check_size(size_bytes: int, limit_bytes: int, what: str) -> None:

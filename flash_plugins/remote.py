@@ -16,7 +16,7 @@ from .config import worker_endpoint
 from .dispatcher import Call
 from .errors import ConfigError
 from .mapping import MapIterator, Order
-from .payload import CallEnvelope, check_size, digest_of
+from .payload import CallEnvelope, check_parts, digest_of
 from .platforms import api
 
 if TYPE_CHECKING:
@@ -26,9 +26,6 @@ __all__ = ["RemoteClass", "RemoteFunction", "RemoteInstance", "RemoteMethod"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-#: Base64 makes four bytes of three.
-_BASE64_RATIO = 4 / 3
 
 
 class _Shipped:
@@ -43,17 +40,21 @@ class _Shipped:
         return code.dumps(self._target, what=f"{self._name}()")
 
     def envelope(
-        self, arguments: tuple[Any, ...], *, method: str | None = None, instance: code.Pickled | None = None
+        self,
+        arguments: tuple[Any, ...],
+        *,
+        streams: bool,
+        method: str | None = None,
+        instance: code.Pickled | None = None,
     ) -> CallEnvelope:
         """Return the call with these arguments, which are pickled now: later changes of them do not travel.
 
         Raises:
             UnpicklableError: The function or an argument cannot be pickled.
-            PayloadTooLarge: The arguments are over the limit of one job.
+            PayloadTooLarge: Arguments, function and source together are over the limit of one job.
         """
         where = f"{self._name}()" if method is None else f"{self._name}.{method}()"
         packed = code.dumps(arguments, what=f"the arguments of {where}")
-        check_size(int(len(packed.data) * _BASE64_RATIO), api.RUNSYNC_MAX_BYTES, f"the arguments of {where}")
         shipped = self._pickled
         blobs = {(digest := digest_of(shipped.data)): shipped.data}
         modules = shipped.modules | packed.modules | (instance.modules if instance else frozenset())
@@ -63,6 +64,8 @@ class _Shipped:
         instance_digest = None
         if instance is not None:
             blobs[instance_digest := digest_of(instance.data)] = instance.data
+        parts = {"arguments": len(packed.data), "code": sum(map(len, blobs.values()))}
+        check_parts(parts, api.RUN_MAX_BYTES if streams else api.RUNSYNC_MAX_BYTES, f"a call of {where}")
         return CallEnvelope(
             code=digest,
             args=packed.data,
@@ -103,7 +106,7 @@ class RemoteFunction(Generic[P, T]):
         if worker_endpoint() is not None:
             return _in_place(self.endpoint, self._function, args, kwargs)
         return self.endpoint._submit(
-            self._shipped.envelope((args, kwargs)),
+            self._shipped.envelope((args, kwargs), streams=self.endpoint._streams),
             function_name=self._shipped._name,
             is_generator=self._streams,
         )
@@ -230,7 +233,12 @@ class RemoteMethod:
             args_of_class, kwargs_of_class = cast("tuple[Any, Any]", made)
             instance = remote_class._class(*args_of_class, **kwargs_of_class)
             return _in_place(remote_class.endpoint, getattr(instance, self._name), args, kwargs)
-        envelope = shipped.envelope((args, kwargs), method=self._name, instance=self._instance._arguments)
+        envelope = shipped.envelope(
+            (args, kwargs),
+            streams=remote_class.endpoint._streams,
+            method=self._name,
+            instance=self._instance._arguments,
+        )
         return remote_class.endpoint._submit(
             envelope, function_name=f"{shipped._name}.{self._name}", is_generator=self._is_generator
         )
