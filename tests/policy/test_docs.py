@@ -28,7 +28,7 @@ EXPECTED = re.compile(r"^\s*print\(.*\)\s+# (?P<text>.+)$", re.MULTILINE)
 NOT_RUN = re.compile(r"^# not run: \S.{10,}")
 
 #: Seconds for one block: an environment or a worker may have to start first.
-LIMIT_S = 60
+LIMIT_S = 100
 
 #: Programs that documents may ask to run, besides `make`, `python FILE` and `flash-plugins`.
 COMMANDS = ("git clone", "cd", "pip install", "uv pip install", "uv sync", "export", "curl")
