@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..config import EndpointConfig
 from ..errors import (
+    ApiError,
     EnvelopeError,
     FlashPluginsError,
     JobCancelled,
@@ -293,7 +294,7 @@ class Lane:
                 return job
 
     async def _asked(self, submission: Submission, sent_at: float, ask: Callable[[], Awaitable[T]]) -> T:
-        """Ask about an accepted job, through transport errors and the moments until it is visible."""
+        """Ask about an accepted job, through errors of transport or server and the moments until it is visible."""
         from ..platforms.runpod import TransportFailure
 
         failures = 0
@@ -307,7 +308,9 @@ class Lane:
                         f"kept for {api.RUNSYNC_RETENTION_S:g} s, and this process may have slept longer",
                         job_id=submission.call.job_id,
                     ) from error
-            except TransportFailure as error:
+            except (TransportFailure, ApiError) as error:
+                if isinstance(error, ApiError) and error.status < 500:
+                    raise
                 failures += 1
                 if failures >= _MAX_TRANSPORT_ERRORS or self.session.lost_reason() is not None:
                     raise PlatformUnavailable(
@@ -372,8 +375,10 @@ class Lane:
             except Warning as warning:  # the caller's filters make it an error
                 error = warning
                 _resolve(call, lambda: call.set_exception(error))
-            else:
-                _resolve(call, lambda: call.set_result(outcome_only))
+                return
+            except Exception:  # a closed pipe, an encoding, a handler of the user's: no reason to lose the result
+                logger.exception("what %r printed, logged or warned cannot be shown", call)
+            _resolve(call, lambda: call.set_result(outcome_only))
 
         if outcome.records or call._needs_delivery_thread:
             self.session.delivery.post(deliver)

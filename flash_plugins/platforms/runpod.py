@@ -142,9 +142,13 @@ class RunpodClient:
     async def stream(self, handle: EndpointHandle, job_id: str) -> tuple[JobStatus, list[Any]]:
         """Return the state of a job and its new chunks, held by the platform until there is something to say."""
         url = handle.url("stream", job_id)
-        answer = await self._json("GET", url, read_timeout_s=_STREAM_HOLD_S + _HOLD_SLACK_S)
-        chunks = [entry.get("output") for entry in answer.get("stream") or ()]
-        return JobStatus.parse(answer.get("status")), chunks
+        response = await self._request("GET", url, read_timeout_s=_STREAM_HOLD_S + _HOLD_SLACK_S)
+        try:
+            answer = response.json()
+            chunks = [entry.get("output") for entry in answer.get("stream") or ()]
+            return JobStatus.parse(answer.get("status")), chunks
+        except (ValueError, AttributeError) as error:
+            raise _not_understood("GET", url, response, error) from error
 
     async def cancel(self, handle: EndpointHandle, job_id: str) -> JobResult:
         """Cancel a job, queued or running."""
