@@ -62,8 +62,8 @@ def decode_bytes(text: object, what: str) -> bytes:
     if not isinstance(text, str):
         raise EnvelopeError(f"{what} is a {type(text).__name__}, not base64 text; was this job made by flash-plugins?")
     try:
-        return binascii.a2b_base64(text)
-    except binascii.Error as error:
+        return binascii.a2b_base64(text, strict_mode=True)  # else foreign characters are skipped silently
+    except ValueError as error:  # binascii.Error, or characters that are not ASCII
         raise EnvelopeError(f"{what} is not base64 ({error}); it was cut or changed on its way") from error
 
 
