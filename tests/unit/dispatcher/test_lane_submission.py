@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -24,7 +24,7 @@ TOO_MANY = Answer(429, {"error": "slow down"}, {"Retry-After": "0.05"})
 
 
 @pytest.fixture
-def unanswered(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+def unanswered(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Set once a request got no answer; pauses are short."""
     happened = threading.Event()
     send = RunpodClient._request
