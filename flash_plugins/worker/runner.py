@@ -32,7 +32,7 @@ from typing import Any
 from .. import code
 from ..errors import PayloadTooLarge, UnpicklableError
 from ..failure import encode_exception
-from ..payload import CallEnvelope, Outcome, check_size, encode_failure_text
+from ..payload import CallEnvelope, Outcome, check_size, encode_failure_text, encoded_size
 from ..platforms import api
 from . import capture
 from .lifeline import die_with_parent
@@ -43,9 +43,6 @@ __all__ = ["CallCancelled", "Runner", "main"]
 
 #: Frame kinds towards the runner and back.
 CALL, CANCEL, CHUNK, DONE = "call", "cancel", "chunk", "done"
-
-#: Base64 makes four bytes of three; results are checked before they are encoded.
-_BASE64_RATIO = 4 / 3
 
 
 class CallCancelled(BaseException):
@@ -166,18 +163,14 @@ class Runner:
             self._send_chunks(job_id, _drained(value, drive))
         else:
             pickled = code.dumps(value, what=f"the result of {_name_of(call.function)}()").data
-            check_size(
-                int(len(pickled) * _BASE64_RATIO),
-                api.RUN_MAX_BYTES,
-                f"the result of {_name_of(call.function)}()",
-            )
+            check_size(encoded_size(len(pickled)), api.RUN_MAX_BYTES, f"the result of {_name_of(call.function)}()")
             return replace(outcome, result=pickled)
         return replace(outcome, ended=True)
 
     def _send_chunks(self, job_id: str, values: Iterator[Any]) -> None:
         for value in values:
             chunk = code.dumps(value, what="a yielded value").data
-            size, limit = int(len(chunk) * _BASE64_RATIO), api.STREAM_CHUNK_MAX_BYTES
+            size, limit = encoded_size(len(chunk)), api.STREAM_CHUNK_MAX_BYTES
             if size > limit:
                 raise PayloadTooLarge(
                     f"a yielded value takes {size / 1e6:.1f} MB on the wire, over the limit of {limit / 1e6:.0f} MB "
