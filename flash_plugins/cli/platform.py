@@ -50,13 +50,15 @@ def start(
             "`flash-plugins platform stop`",
             _EXIT_USAGE,
         )
-    try:
-        platform = launch(port=port, key=key, detach=detach)
-    except FlashPluginsError as error:
-        _fail(str(error), _EXIT_USAGE)
-    _show(platform, as_json=as_json, is_started=True)
-    if not detach:
-        _wait(platform)
+    # From before the start: a signal that comes in the middle of it must end the platform too.
+    with _ending_on(signal.SIGTERM, signal.SIGINT) as asked:
+        try:
+            platform = launch(port=port, key=key, detach=detach)
+        except FlashPluginsError as error:
+            _fail(str(error), _EXIT_USAGE)
+        _show(platform, as_json=as_json, is_started=True)
+        if not detach:
+            _wait(platform, asked)
 
 
 @platform_app.command()
@@ -100,11 +102,10 @@ def _show(platform: RunningPlatform, *, as_json: bool, is_started: bool = False)
     sys.stdout.flush()
 
 
-def _wait(platform: RunningPlatform) -> None:
-    """Stay until Ctrl-C, SIGTERM or the platform's own end."""
-    with _ending_on(signal.SIGTERM, signal.SIGINT) as asked:
-        while platform.is_alive() and not asked:
-            time.sleep(_WATCH_S)
+def _wait(platform: RunningPlatform, asked: list[int]) -> None:
+    """Stay until a signal has asked for the end, or the platform's own."""
+    while platform.is_alive() and not asked:
+        time.sleep(_WATCH_S)
     reason = platform.exit_reason()
     platform.stop()
     if reason is not None:

@@ -197,14 +197,15 @@ def _remove(directory: str) -> None:
 
 def main() -> None:
     """Guard the workers of one platform: `guardian.py RUN_DIR`, commands on stdin."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+    # Handlers that do nothing, not SIG_IGN: workers would inherit that, and the SDK's ping process, which
+    # knows SIGTERM's default action only, would never end.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
+        signal.signal(number, lambda number, frame: None)
     _become_subreaper()
     wakeups, wakeup_writer = os.pipe()
     os.set_blocking(wakeup_writer, False)
     os.set_blocking(wakeups, False)
     signal.set_wakeup_fd(wakeup_writer, warn_on_full_buffer=False)
-    signal.signal(signal.SIGCHLD, lambda number, frame: None)
     Guardian(sys.argv[1]).serve(0, wakeups)
 
 

@@ -10,6 +10,12 @@ import time
 import runpod
 
 
+def write_note(request, text):
+    if "note" in request:
+        with open(request["note"], "w") as note:
+            note.write(text)
+
+
 async def handler(job):  # it blocks its event loop on purpose
     request = job["input"]
     match request.get("do", "echo"):
@@ -22,12 +28,11 @@ async def handler(job):  # it blocks its event loop on purpose
             sys.stderr.flush()
             os._exit(request["code"])
         case "sleep":
+            write_note(request, "begun")
             try:
                 await asyncio.sleep(request["seconds"])
             except asyncio.CancelledError:
-                if "note" in request:
-                    with open(request["note"], "w") as note:  # noqa: ASYNC230
-                        note.write("cancelled")
+                write_note(request, "cancelled")
                 raise
             return "slept"
         case "block":

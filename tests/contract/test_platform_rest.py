@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""REST v2 for serverless endpoints as the local platform serves it.
+
+With Runpod's own description at hand (`RUNPOD_OPENAPI`, or beside the checkout) every answer is checked
+against it; it is not ours to ship.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from flash_plugins.platforms.local.launch import launch
+from tests.integration.local_support import Client, wait_for
+
+ROOT = Path(__file__).resolve().parents[2]
+BODY: dict[str, Any] = {
+    "name": "rest",
+    "type": "QUEUE",
+    "image": "python:3.12-slim",
+    "args": "sleep 600",
+    "cpu": [{"id": "cpu5g", "vcpuCount": 4}],
+    "scaling": {"type": "QUEUE_DELAY", "queueDelay": 4},
+}
+
+Check = Callable[[str, Any], None]
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Client]:
+    platform = launch()
+    yield Client.of(platform)
+    platform.stop()
+
+
+@pytest.fixture(scope="module")
+def check() -> Check:
+    """Checks an answer against a schema of Runpod's description; checks nothing without that."""
+    given = os.environ.get("RUNPOD_OPENAPI")
+    beside = sorted(ROOT.parent.glob("shared/**/runpod-openapi-v2.json"))
+    path = Path(given) if given else next(iter(beside), None)
+    if path is None or not path.is_file():
+        return lambda schema, answer: None
+    document = json.loads(path.read_text())
+
+    def validate(schema: str, answer: Any) -> None:
+        root = {"$ref": f"#/components/schemas/{schema}", "components": document["components"]}
+        jsonschema.Draft202012Validator(root).validate(answer)
+
+    return validate
+
+
+def refused(client: Client, check: Check, method: str, path: str, body: object, status: int) -> Any:
+    got, answer, headers = client.request(method, path, body)
+    assert got == status, answer
+    assert headers["content-type"] == "application/problem+json"
+    assert answer["status"] == status
+    check("ErrorResponse", answer)
+    return answer
+
+
+def test_an_endpoint_lives_from_post_to_delete(client: Client, check: Check) -> None:
+    check("CreateEndpointRequest", BODY)
+    status, created, _ = client.request("POST", "/v2/serverless", BODY)
+    assert status == 201
+    check("Endpoint", created)
+    assert {name: created[name] for name in ("name", "type", "image", "args", "scaling")} == {
+        name: BODY[name] for name in ("name", "type", "image", "args", "scaling")
+    }
+    assert created["cpu"] == [{"id": "cpu5g", "vcpuCount": 4, "memory": 16}]
+    for name in ("run", "runSync", "status", "stream", "cancel", "retry", "purgeQueue", "health"):
+        assert created["requestUrls"][name].startswith(f"http://127.0.0.1:{client.place.port}/v2/{created['id']}/")
+
+    path = f"/v2/serverless/{created['id']}"
+    assert client.ok("GET", path) == created
+    listed = client.ok("GET", "/v2/serverless")
+    check("ListEndpointsResponse", listed)
+    assert created in listed["endpoints"]
+
+    patch = {"name": "renamed", "workers": {"max": 1}, "timeout": 60_000}
+    check("UpdateEndpointRequest", patch)
+    patched = client.ok("PATCH", path, patch)
+    check("Endpoint", patched)
+    assert (patched["name"], patched["timeout"]) == ("renamed", 60_000)
+    assert patched["workers"] == {"min": 0, "max": 1, "idleTimeout": 10}
+
+    status, answer, _ = client.request("DELETE", path)
+    assert (status, answer) == (204, None)
+    refused(client, check, "GET", path, None, 404)
+    refused(client, check, "DELETE", path, None, 404)
+
+
+def test_a_gpu_endpoint_has_runpods_shape(client: Client, check: Check) -> None:
+    body = {name: value for name, value in BODY.items() if name != "cpu"} | {
+        "gpu": {"pools": ["ADA_24"], "allowedCudaVersions": ["12.8"]},
+        "scaling": {"type": "REQUEST_COUNT", "requestCount": 2},
+        "workers": {"min": 0, "max": 2},
+        "env": {"A": "b"},
+        "ports": ["80/http"],
+        "disk": 20,
+        "registry": None,
+        "dataCenterIds": ["EU-RO-1"],
+        "networkVolumes": ["v1"],
+        "flashboot": "FLASHBOOT",
+    }
+    check("CreateEndpointRequest", body)
+    created = client.ok("POST", "/v2/serverless", body)
+    check("Endpoint", created)
+    assert created["gpu"] == {
+        "pools": ["ADA_24"],
+        "count": 1,
+        "allowedCudaVersions": ["12.8"],
+        "minCudaVersion": None,
+    }
+    for name in ("workers", "env", "ports", "disk", "registry", "dataCenterIds", "networkVolumes", "flashboot"):
+        assert created[name] == body[name]
+
+
+def test_names_need_not_be_unique(client: Client) -> None:
+    first, second = (client.ok("POST", "/v2/serverless", BODY) for _ in range(2))
+    assert first["name"] == second["name"]
+    assert first["id"] != second["id"]
+
+
+def test_workers_are_listed_with_a_summary(client: Client, check: Check) -> None:
+    endpoint = client.ok("POST", "/v2/serverless", {**BODY, "workers": {"min": 2, "max": 2}})["id"]
+    path = f"/v2/serverless/{endpoint}/workers"
+    answer = client.ok("GET", path)
+    check("ListEndpointWorkersResponse", answer)
+    assert answer["summary"] == {
+        "running": 0,
+        "idle": 0,
+        "initializing": 2,
+        "throttled": 0,
+        "unhealthy": 0,
+        "total": 2,
+    }
+    before = {worker["id"] for worker in answer["workers"]}
+    client.ok("PATCH", f"/v2/serverless/{endpoint}", {"env": {"NEW": "1"}})
+    answer = wait_for(lambda: client.ok("GET", path))
+    assert answer["endpointVersion"] == 2
+    assert not before & {worker["id"] for worker in answer["workers"]}
+    assert all(worker["version"] == 2 and not worker["isStale"] for worker in answer["workers"])
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "text"),
+    [
+        ({"bogus": 1}, 422, "$: additional properties 'bogus' not allowed"),
+        ({"workers": {"min": "one"}}, 422, "$.workers.min: must be an integer"),
+        ({"gpu": {"pools": ["ADA_24"]}}, 400, "either gpu or cpu"),
+        ({"args": ""}, 400, "args is missing"),
+        ({"templateId": "t"}, 404, "template 't' not found"),
+    ],
+)
+def test_a_refused_create_says_why(client: Client, check: Check, change: Any, status: int, text: str) -> None:
+    answer = refused(client, check, "POST", "/v2/serverless", {**BODY, **change}, status)
+    assert text in answer["detail"]
+    if status == 422:
+        assert answer["errors"] == [text]
+
+
+def test_a_refused_patch_changes_nothing(client: Client, check: Check) -> None:
+    created = client.ok("POST", "/v2/serverless", BODY)
+    path = f"/v2/serverless/{created['id']}"
+    refused(client, check, "PATCH", path, {"name": "x", "workers": {"max": -1}}, 422)
+    refused(client, check, "PATCH", path, {"gpu": {"pools": ["ADA_24"]}}, 400)
+    assert client.ok("GET", path) == created
+
+
+def test_malformed_and_unknown(client: Client, check: Check) -> None:
+    refused(client, check, "POST", "/v2/serverless", b"{", 400)
+    refused(client, check, "POST", "/v2/serverless", b"[]", 400)
+    refused(client, check, "GET", "/v2/serverless/nosuch", None, 404)
+    refused(client, check, "GET", "/v2/serverless/nosuch/workers", None, 404)
+    refused(client, check, "GET", "/v2/templates", None, 404)
+    answer, _, headers = client.request("PUT", "/v2/serverless", b"{}")
+    assert (answer, headers["allow"]) == (405, "GET, POST")
+
+
+def test_a_wrong_key_is_a_problem_too(client: Client, check: Check) -> None:
+    wrong = Client(f"http://127.0.0.1:{client.place.port}", "wrong")
+    refused(wrong, check, "GET", "/v2/serverless", None, 401)
