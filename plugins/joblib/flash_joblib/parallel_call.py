@@ -126,7 +126,7 @@ class ParallelCall:
             self._ensure_thread()
         try:
             self._send(items, job.calls)
-        except BaseException as error:
+        except BaseException as error:  # pickling runs the user's code: joblib must hear of whatever that raised
             for call in job.calls:
                 call.cancel()
             if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
