@@ -83,7 +83,12 @@ def check_parts(raw_bytes: Mapping[str, int], limit_bytes: int, what: str) -> No
         check_size(total, limit_bytes, f"{what} ({', '.join(f'{p}: {s / 1e6:.1f} MB' for p, s in sizes.items())})")
 
 
-def check_size(size_bytes: int, limit_bytes: int, what: str) -> None:
+#: What to do about a call that is too large, and about a result.
+CALL_REMEDY = "pass a path or a seed and load the data on the worker, or split it over several calls"
+RESULT_REMEDY = "return less, or split the call so that each part returns less"
+
+
+def check_size(size_bytes: int, limit_bytes: int, what: str, remedy: str = CALL_REMEDY) -> None:
     """Refuse what the platform would refuse, before it is sent.
 
     Raises:
@@ -92,7 +97,7 @@ def check_size(size_bytes: int, limit_bytes: int, what: str) -> None:
     if size_bytes > limit_bytes:
         raise PayloadTooLarge(
             f"{what} takes {size_bytes / 1e6:.1f} MB on the wire, over the limit of {limit_bytes / 1e6:.0f} MB for one "
-            "job; pass a path or a seed and load the data on the worker, or split it over several calls",
+            f"job; {remedy}",
             size_bytes=size_bytes,
             limit_bytes=limit_bytes,
         )

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote, urlsplit
 
 import aiohttp
@@ -36,6 +36,8 @@ _HOLD_SLACK_S = 30.0
 _STREAM_HOLD_S = 90.0
 #: Seconds an idle connection is kept; servers keep theirs longer, so that no request meets a closing one.
 _KEEPALIVE_S = 15.0
+#: Larger bodies are sent in slices of this size, so that writing one does not hold up the loop.
+_SLICE_BYTES = 262_144
 
 
 class TransportFailure(PlatformError, ConnectionError):
@@ -200,9 +202,10 @@ class RunpodClient:
         self, method: str, url: str, content: bytes | None = None, *, read_timeout_s: float = _READ_TIMEOUT_S
     ) -> httpx.Response:
         timeout = {"connect": _CONNECT_TIMEOUT_S, "read": read_timeout_s, "write": read_timeout_s, "pool": None}
-        request = httpx.Request(
-            method, _parsed(url), headers=self._headers, content=content, extensions={"timeout": timeout}
-        )
+        headers, body = self._headers, cast("bytes | AsyncIterator[bytes] | None", content)
+        if content is not None and len(content) > _SLICE_BYTES:
+            headers, body = [*headers, ("Content-Length", str(len(content)))], _slices(content)
+        request = httpx.Request(method, _parsed(url), headers=headers, content=body, extensions={"timeout": timeout})
         try:
             response = await self._transport.handle_async_request(request)
             await response.aread()
@@ -225,6 +228,11 @@ def _session(max_connections: int, uses_proxies: bool) -> aiohttp.ClientSession:
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=uses_proxies,  # those of the environment; on loopback there are none, and looking costs 0.2 ms
     )
+
+
+async def _slices(content: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(content), _SLICE_BYTES):
+        yield content[start : start + _SLICE_BYTES]
 
 
 #: Parsing a URL takes 0.15 ms; most requests go to a few.

@@ -53,7 +53,8 @@ class RunnerProcess:
         self._slots = asyncio.Semaphore(concurrency)
         self._jobs: dict[str, _Job] = {}
         self._occupations: set[asyncio.Task[None]] = set()
-        self._is_attached = False
+        self._attaching = asyncio.Lock()
+        self._writer: asyncio.StreamWriter | None = None
         self._is_replacing = False
         self.start()
 
@@ -105,10 +106,12 @@ class RunnerProcess:
         async with self._slots:
             self._jobs[job_id] = job
             try:
-                if not self._is_attached:
-                    await self._attach()
-                self._writer.write(pack((CALL, job_id, content)))
+                writer = await self._attached()
+                writer.write(pack((CALL, job_id, content)))
                 await job.ended.wait()
+            except Exception as error:
+                job.deliver(DONE, {"error": f"flash_plugins.worker failed internally: {error!r}; please report it"})
+                raise
             finally:
                 del self._jobs[job_id]
 
@@ -118,7 +121,7 @@ class RunnerProcess:
             return
         if self._concurrency == 1:
             self._process.send_signal(signal.SIGUSR2)
-        else:
+        elif self._writer is not None:
             self._writer.write(pack((CANCEL, job_id, None)))
         asyncio.get_running_loop().call_later(CANCEL_GRACE_S, self._kill_if_running, job_id)
 
@@ -131,10 +134,13 @@ class RunnerProcess:
         self._is_replacing = True
         self._process.kill()
 
-    async def _attach(self) -> None:
-        self._is_attached = True
-        reader, self._writer = await asyncio.open_connection(sock=self._socket)
-        self._reading = asyncio.create_task(self._read(reader))
+    async def _attached(self) -> asyncio.StreamWriter:
+        """Return the way to the runner, opened by the first of however many calls ask at once."""
+        async with self._attaching:
+            if self._writer is None:
+                reader, self._writer = await asyncio.open_connection(sock=self._socket)
+                self._reading = asyncio.create_task(self._read(reader))
+            return self._writer
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
         while (frame := await read_frame(reader)) is not None:
@@ -147,8 +153,10 @@ class RunnerProcess:
         code = await asyncio.get_running_loop().run_in_executor(None, self._wait_for_exit)
         if not self._is_replacing:
             self._end_worker(_describe_exit(code), code)
-        self._is_replacing = self._is_attached = False
-        self._writer.close()
+        self._is_replacing = False
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
         self.start()
         for job in list(self._jobs.values()):
             job.deliver(DONE, {})

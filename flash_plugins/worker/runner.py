@@ -30,9 +30,9 @@ from types import FrameType
 from typing import Any
 
 from .. import code
-from ..errors import PayloadTooLarge, UnpicklableError
+from ..errors import UnpicklableError
 from ..failure import encode_exception
-from ..payload import CallEnvelope, Outcome, check_size, encode_failure_text, encoded_size
+from ..payload import RESULT_REMEDY, CallEnvelope, Outcome, check_size, encode_failure_text, encoded_size
 from ..platforms import api
 from . import capture
 from .lifeline import die_with_parent
@@ -163,7 +163,8 @@ class Runner:
             self._send_chunks(job_id, _drained(value, drive))
         else:
             pickled = code.dumps(value, what=f"the result of {_name_of(call.function)}()").data
-            check_size(encoded_size(len(pickled)), api.RUN_MAX_BYTES, f"the result of {_name_of(call.function)}()")
+            what = f"the result of {_name_of(call.function)}()"
+            check_size(encoded_size(len(pickled)), api.RUN_MAX_BYTES, what, RESULT_REMEDY)
             return replace(outcome, result=pickled)
         return replace(outcome, ended=True)
 
@@ -171,13 +172,7 @@ class Runner:
         for value in values:
             chunk = code.dumps(value, what="a yielded value").data
             size, limit = encoded_size(len(chunk)), api.STREAM_CHUNK_MAX_BYTES
-            if size > limit:
-                raise PayloadTooLarge(
-                    f"a yielded value takes {size / 1e6:.1f} MB on the wire, over the limit of {limit / 1e6:.0f} MB "
-                    "for one chunk of a stream; yield smaller parts, or return the whole",
-                    size_bytes=size,
-                    limit_bytes=limit,
-                )
+            check_size(size, limit, "a yielded value", "yield smaller parts, or return the whole")
             self._link.send((CHUNK, job_id, Outcome(chunk=chunk).encode()))
 
     def _on_cancel_signal(self, _number: int, _frame: FrameType | None) -> None:
