@@ -44,6 +44,7 @@ class Guardian:
         self._run_dir = run_dir
         self._workers: dict[int, str] = {}
         self._logs: dict[int, str] = {}
+        self._scratch: dict[int, str] = {}
 
     def serve(self, commands: int, wakeups: int) -> None:
         """Obey until the command pipe closes, then leave nothing behind."""
@@ -81,28 +82,15 @@ class Guardian:
     def _start(self, command: dict[str, Any]) -> None:
         worker_id = command["id"]
         try:
-            log = os.open(command["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            _tell({"id": worker_id, "failed": str(error)})
-            return
-        try:
-            process = subprocess.Popen(
-                command["argv"],
-                env=command["env"],
-                cwd=command["cwd"],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+            process = _spawn(command)
         except (OSError, ValueError) as error:
             _tell({"id": worker_id, "failed": str(error)})
+            shutil.rmtree(command["cwd"], ignore_errors=True)
             return
-        finally:
-            os.close(log)
         process.returncode = 0  # reaped by `_reap`, together with inherited orphans
         self._workers[process.pid] = worker_id
         self._logs[process.pid] = command["log"]
+        self._scratch[process.pid] = command["cwd"]
         _tell({"id": worker_id, "pid": process.pid})
 
     def _reap(self) -> None:
@@ -122,6 +110,7 @@ class Guardian:
             _, status = os.waitpid(found.si_pid, 0)
             if worker_id is not None:
                 _tell({"id": worker_id, "exit": os.waitstatus_to_exitcode(status)})
+                shutil.rmtree(self._scratch.pop(found.si_pid), ignore_errors=True)
 
     def _kill_all(self) -> None:
         deadline = time.monotonic() + _KILL_WAIT_S
@@ -148,6 +137,22 @@ class Guardian:
                         log.truncate(0)
                         log.seek(0)
                         log.write(b"[older lines were dropped]\n" + newest)
+
+
+def _spawn(command: dict[str, Any]) -> subprocess.Popen[bytes]:
+    log = os.open(command["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        return subprocess.Popen(
+            command["argv"],
+            env=command["env"],
+            cwd=command["cwd"],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    finally:
+        os.close(log)
 
 
 def _tell(event: dict[str, Any]) -> None:

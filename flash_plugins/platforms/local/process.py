@@ -14,13 +14,14 @@ import asyncio
 import contextlib
 import json
 import os
+import resource
 import secrets
 import shutil
 import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,6 +47,8 @@ _WORKER_GRACE_S = 1.0
 #: Idle connections are kept longer than any client keeps them, seconds: a server that closes first makes a
 #: client's next POST fail, which nobody may safely repeat.
 _KEEP_ALIVE_S = 120
+#: Open files the process asks for.
+_OPEN_FILES = 65_536
 
 
 class PortTaken(Exception):
@@ -97,7 +100,6 @@ def run(options: Options) -> None:
         lifespan="off",
         ws="none",
         http="auto",
-        loop="auto",
         proxy_headers=False,
         server_header=False,
         date_header=False,
@@ -105,8 +107,7 @@ def run(options: Options) -> None:
         timeout_graceful_shutdown=1,
         backlog=2048,
     )
-    factory = config.get_loop_factory()
-    with asyncio.Runner(loop_factory=factory) as runner:
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_Platform(options, listener, run_dir).serve(config))
 
 
@@ -123,6 +124,7 @@ class _Platform:
         clock = SystemClock()
         processes = GuardedProcesses(self._run_dir)
         await processes.open()
+        _allow_many_connections()  # after the guardian has started: workers keep the limit of this machine
         webhooks = Webhooks(clock)
         cache_dir = self._run_dir / "cache"
         cache_dir.mkdir(mode=0o700)
@@ -179,6 +181,24 @@ class _Platform:
         sys.stdout.flush()
         # The owner reads one line only: nothing may ever wait for it to read more.
         os.dup2(2, 1)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return what makes the fastest event loop that is installed."""
+    try:
+        import uvloop
+    except ImportError:  # not made for every system
+        return None
+    return uvloop.new_event_loop
+
+
+def _allow_many_connections() -> None:
+    """Raise the limit of open files: every request that is held needs one, and 1024 are soon gone."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _listen(port: int) -> socket.socket:

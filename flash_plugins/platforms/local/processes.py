@@ -13,6 +13,7 @@ import os
 import shlex
 import signal
 import sys
+from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -31,6 +32,8 @@ __all__ = [
 
 _LOG = logging.getLogger(__name__)
 _GUARDIAN = Path(__file__).with_name("guardian.py")
+#: Logs of so many workers that have ended are kept.
+_OLD_LOGS_MAX = 50
 #: How much of the end of a log is read to find its last lines, bytes.
 _TAIL_BYTES = 64_000
 
@@ -60,6 +63,7 @@ class GuardedProcesses:
         self._listeners: dict[str, ExitListener] = {}
         self._pids: dict[str, int] = {}
         self._events: asyncio.Task[None] | None = None
+        self._ended: deque[str] = deque()
         self._all_ended = asyncio.Event()
         self._is_closing = False
         #: Set when the guardian ended although nobody asked it to.
@@ -145,6 +149,9 @@ class GuardedProcesses:
             listener = self._listeners.pop(event["id"], None)
             if listener is not None:
                 listener(event.get("exit"), event.get("failed"))
+            self._ended.append(event["id"])
+            if len(self._ended) > _OLD_LOGS_MAX:
+                self.log_path(self._ended.popleft()).unlink(missing_ok=True)
             if not self._listeners:
                 self._all_ended.set()
         # Without the guardian nobody would reap or kill them.
