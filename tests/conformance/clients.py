@@ -71,6 +71,7 @@ def play(driver: str, sdk: Environment, account: Account, setting: Mapping[str, 
     done = subprocess.run(
         [str(sdk.python), str(DRIVERS / driver), str(setting_path), str(transcript_path)],
         env=redirected(account, folder),
+        cwd=folder,  # runpod-flash writes logs where it is run
         capture_output=True,
         text=True,
         timeout=DRIVER_TIMEOUT_S,
