@@ -227,6 +227,8 @@ class Lane:
 
     async def _finished(self, submission: Submission, body: bytes) -> JobResult:
         """Submit a job and return it finished."""
+        submission.call.job_id = None  # of an earlier job, if the call is sent again
+        submission.is_cancel_sent = False
         job = await self._submitted(submission, body)
         if job.status.is_terminal and not self.streams:
             return job
@@ -239,6 +241,8 @@ class Lane:
         client = self.session.client
 
         async def send() -> JobResult:
+            if submission.is_cancelled:
+                raise JobCancelled(f"{submission.call!r} was cancelled before the platform took it")
             handle = await self._provisioned()
             if self.streams:
                 return await client.run(handle, body)
@@ -357,8 +361,9 @@ class Lane:
         if job_id is None or submission.is_cancel_sent or self._handle is None or not self.session.tells_platform:
             return  # not accepted yet: _finished sends it as soon as the id is known
         submission.is_cancel_sent = True
+        client, handle = self.session.client, self._handle
         try:
-            await self.session.client.cancel(self._handle, job_id)
+            await self._asked(submission, time.monotonic(), lambda: client.cancel(handle, job_id))
         except FlashPluginsError as error:
             logger.warning("%r could not be cancelled on the platform: %s", submission.call, error)
 

@@ -131,7 +131,16 @@ class Session:
 
     def cancel_all(self) -> None:
         """Cancel every call of this process, without waiting. Any thread."""
-        self.loop.post(lambda: [submission.call.cancel() for submission in self._submissions()])
+
+        def cancel() -> None:
+            for submission in self._submissions():
+                call = submission.call
+                if call._needs_delivery_thread:  # its callbacks run in the thread that cancels
+                    self.delivery.post(call.cancel)
+                else:
+                    call.cancel()
+
+        self.loop.post(cancel)
 
     async def provision(self, config: EndpointConfig, *, streams: bool) -> EndpointHandle:
         """Return the endpoint on the platform, made once however many ask at once. Loop thread."""
