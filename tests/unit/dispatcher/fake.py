@@ -35,6 +35,7 @@ __all__ = [
     "Answer",
     "FakePlatform",
     "FakeRunpod",
+    "Gate",
     "Request",
     "Step",
     "envelope_of",
@@ -150,11 +151,11 @@ class FakeRunpod:
         self._changed = threading.Condition()
         self._job_numbers = itertools.count(1)
         self._endpoint_numbers = itertools.count(1)
-        self._loop = asyncio.new_event_loop()
+        self.loop = asyncio.new_event_loop()
         self._connections: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self._port = 0
-        self._thread = threading.Thread(target=self._loop.run_forever, name="fake-runpod", daemon=True)
+        self._thread = threading.Thread(target=self.loop.run_forever, name="fake-runpod", daemon=True)
         self._thread.start()
         self.listen()
 
@@ -173,9 +174,10 @@ class FakeRunpod:
     def wait_until(self, condition: Callable[[], object], what: str) -> None:
         """Wait until requests or tests have made `condition` true."""
         deadline = time.monotonic() + DEADLINE_S
-        with self._changed:
-            while not condition():
-                assert self._changed.wait(deadline - time.monotonic()), f"{what}; requests: {self._summary()}"
+        while not condition():
+            assert time.monotonic() < deadline, f"{what}; requests: {self._summary()}"
+            with self._changed:
+                self._changed.wait(0.02)  # a request tells; for anything else it is asked again
 
     def wait_for(self, operation: str, count: int = 1) -> list[Request]:
         """Wait until an operation was asked for `count` times."""
@@ -191,7 +193,7 @@ class FakeRunpod:
             job.output = self._work(job.envelope) if status == "COMPLETED" and output is None else output
             job.changed.set()
 
-        self._loop.call_soon_threadsafe(end)
+        self.loop.call_soon_threadsafe(end)
 
     def yield_chunk(self, job_id: str, chunk: Any) -> None:
         """Give a job one more chunk."""
@@ -202,7 +204,7 @@ class FakeRunpod:
             job.chunks.append(chunk)
             job.changed.set()
 
-        self._loop.call_soon_threadsafe(give)
+        self.loop.call_soon_threadsafe(give)
 
     def listen(self) -> None:
         """Take connections, on the same port as before."""
@@ -211,7 +213,7 @@ class FakeRunpod:
             self._server = await asyncio.start_server(self._serve, "127.0.0.1", self._port, limit=1 << 25)
             self._port = self._server.sockets[0].getsockname()[1]
 
-        asyncio.run_coroutine_threadsafe(begin(), self._loop).result(DEADLINE_S)
+        asyncio.run_coroutine_threadsafe(begin(), self.loop).result(DEADLINE_S)
 
     def deafen(self) -> None:
         """Refuse connections from now on."""
@@ -220,7 +222,7 @@ class FakeRunpod:
             assert self._server is not None
             self._server.close()
 
-        asyncio.run_coroutine_threadsafe(end(), self._loop).result(DEADLINE_S)
+        asyncio.run_coroutine_threadsafe(end(), self.loop).result(DEADLINE_S)
 
     def close(self) -> None:
         self.deafen()
@@ -230,10 +232,10 @@ class FakeRunpod:
                 connection.cancel()
             await asyncio.gather(*self._connections, return_exceptions=True)
 
-        asyncio.run_coroutine_threadsafe(end(), self._loop).result(DEADLINE_S)
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        asyncio.run_coroutine_threadsafe(end(), self.loop).result(DEADLINE_S)
+        self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(DEADLINE_S)
-        self._loop.close()
+        self.loop.close()
 
     def _summary(self) -> list[str]:
         return [f"{request.operation} {request.path}" for request in self.requests]
@@ -323,6 +325,21 @@ class FakeRunpod:
         job.changed.clear()
         chunks = [{"output": job.chunks.popleft()} for _ in range(len(job.chunks))]
         return Answer(content={"status": job.status, "stream": chunks})
+
+
+class Gate:
+    """A step that answers as the platform does, once a test opens it."""
+
+    def __init__(self, fake: FakeRunpod) -> None:
+        self._fake = fake
+        self._opened = asyncio.Event()
+
+    async def __call__(self, request: Request) -> Answer:
+        await self._opened.wait()
+        return await self._fake.behave(request)
+
+    def open(self) -> None:
+        self._fake.loop.call_soon_threadsafe(self._opened.set)
 
 
 class FakePlatform:

@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cancelling a call wherever it is: queued, being sent, running, or about to be sent again."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from flash_plugins import Call, JobCancelled, PlatformUnavailable
+from flash_plugins.dispatcher import Session, lane
+from tests.unit.dispatcher.conftest import Events, config_of
+from tests.unit.dispatcher.fake import DEADLINE_S, Answer, FakePlatform, FakeRunpod, Gate
+
+Submit = Callable[..., Call[Any]]
+
+
+def until_final(fake: FakeRunpod, events: Events, call: Call[Any]) -> None:
+    """Wait for the last event of a call: then nothing more is asked for it."""
+    fake.wait_until(
+        lambda: [event for event in list(events.seen) if event.call_id == call.number and event.stage.is_final],
+        f"no final event of {call!r}",
+    )
+
+
+@pytest.fixture
+def slow(fake: FakeRunpod, monkeypatch: pytest.MonkeyPatch) -> FakeRunpod:
+    monkeypatch.setattr(lane, "_TRANSPORT_PAUSE_S", 0.02)
+    fake.is_slow = True
+    return fake
+
+
+def test_a_running_job_is_cancelled_on_the_platform(slow: FakeRunpod, submit: Submit, events: Events) -> None:
+    call = submit()
+    slow.wait_for("stream")
+    assert call.cancel()
+    assert call.cancelled()
+    with pytest.raises(JobCancelled, match="job-1") as caught:
+        call.result()
+    assert caught.value.job_id == "job-1"
+    (cancel,) = slow.wait_for("cancel")
+    assert (cancel.method, cancel.job_id) == ("POST", "job-1")
+    slow.wait_for("status")
+    until_final(slow, events, call)
+    assert events.stages(call) == ["queued", "sent", "cancelled"]
+
+
+def test_a_call_cancelled_twice_is_cancelled_on_the_platform_once(
+    slow: FakeRunpod, submit: Submit, events: Events
+) -> None:
+    call = submit()
+    slow.wait_for("stream")
+    assert call.cancel()
+    assert call.cancel()
+    slow.wait_for("status")
+    until_final(slow, events, call)
+    assert len(slow.seen("cancel")) == 1
+
+
+def test_a_call_cancelled_before_its_job_has_an_id_is_cancelled_as_soon_as_it_has(
+    slow: FakeRunpod, submit: Submit
+) -> None:
+    gate = Gate(slow)
+    slow.script("runSync", gate)
+    call = submit()
+    slow.wait_for("runSync")
+    assert call.job_id is None
+    assert call.cancel()
+    assert not slow.seen("cancel")
+    gate.open()
+    assert slow.wait_for("cancel")[0].job_id == "job-1"
+
+
+def test_a_call_that_waits_to_be_sent_is_never_sent(fake: FakeRunpod, submit: Submit, events: Events) -> None:
+    gate = Gate(fake)
+    fake.script("create", gate)
+    dropped, kept = submit("dropped"), submit("kept")
+    fake.wait_for("create")
+    assert dropped.cancel()
+    assert not dropped.running()
+    gate.open()
+    assert kept.result(DEADLINE_S) == "kept"
+    assert len(fake.seen("runSync")) == 1
+    assert events.stages(dropped) == ["queued", "cancelled"]
+
+
+def test_a_call_cancelled_while_the_platform_refuses_it_is_not_sent_again(
+    fake: FakeRunpod, submit: Submit, events: Events
+) -> None:
+    fake.script("runSync", Answer(429, {}, {"Retry-After": "0.1"}))
+    call = submit()
+    fake.wait_for("runSync")
+    assert call.cancel()
+    until_final(fake, events, call)
+    assert not fake.jobs
+    assert len(fake.seen("runSync")) == 1
+    assert not fake.seen("cancel")
+
+
+def test_a_call_cancelled_while_a_worker_lacks_its_code_is_not_sent_again(
+    fake: FakeRunpod, submit: Submit, events: Events
+) -> None:
+    # given a second worker that lacks the code of the first call
+    submit().result(DEADLINE_S)
+    fake.has.clear()
+    gate = Gate(fake)
+    fake.script("runSync", gate)
+    call = submit()
+    fake.wait_for("runSync", 2)
+    # when
+    assert call.cancel()
+    gate.open()
+    until_final(fake, events, call)
+    # then
+    assert len(fake.seen("runSync")) == 2
+
+
+def test_cancelling_reaches_the_job_that_was_sent_again(fake: FakeRunpod, submit: Submit) -> None:
+    submit().result(DEADLINE_S)
+    fake.has.clear()
+    gate = Gate(fake)
+
+    def lack_the_code(request: Any) -> Answer:
+        answer = fake._submit(request)
+        fake.is_slow = True
+        return answer
+
+    fake.script("runSync", lack_the_code, gate)
+    call = submit()
+    fake.wait_for("runSync", 3)
+    assert call.cancel()
+    gate.open()
+    assert fake.wait_for("cancel")[0].job_id == "job-3"
+    assert len(fake.seen("cancel")) == 1
+
+
+@pytest.mark.parametrize(
+    "trouble", [Answer(429, {}, {"Retry-After": "0.02"}), Answer(404, {"error": "no such job"}), Answer(502, b"bad")]
+)
+def test_a_cancellation_is_repeated_until_the_platform_takes_it(
+    slow: FakeRunpod, submit: Submit, events: Events, trouble: Answer
+) -> None:
+    slow.script("cancel", trouble, trouble)
+    call = submit()
+    slow.wait_for("stream")
+    assert call.cancel()
+    slow.wait_for("cancel", 3)
+    until_final(slow, events, call)
+    assert slow.jobs["job-1"].status == "CANCELLED"
+
+
+def test_a_cancellation_that_is_refused_is_logged_and_the_job_is_followed(
+    slow: FakeRunpod, submit: Submit, caplog: pytest.LogCaptureFixture, events: Events
+) -> None:
+    slow.script("cancel", Answer(403, {"error": "not yours"}))
+    call = submit()
+    slow.wait_for("stream")
+    assert call.cancel()
+    slow.wait_for("cancel")
+    slow.wait_until(lambda: "not yours" in caplog.text or slow.finish("job-1"), "nothing was logged")
+    until_final(slow, events, call)
+    assert "could not be cancelled" in caplog.text
+
+
+def test_cancelling_all_reaches_every_call(slow: FakeRunpod, submit: Submit, session: Session) -> None:
+    calls = [submit(n, config=config_of(f"lane{n % 2}")) for n in range(10)]
+    slow.wait_for("stream", 10)
+    session.cancel_all()
+    slow.wait_for("cancel", 10)
+    assert all(call.cancelled() for call in calls)
+    assert {request.job_id for request in slow.seen("cancel")} == set(slow.jobs)
+
+
+def test_callbacks_of_calls_that_ctrl_c_cancelled_do_not_hold_up_the_dispatcher(
+    slow: FakeRunpod, submit: Submit, session: Session
+) -> None:
+    threads: list[str] = []
+    call = submit()
+    call.add_done_callback(lambda _: threads.append(threading.current_thread().name))
+    slow.wait_for("stream")
+    session.cancel_all()
+    slow.wait_until(lambda: threads, "no callback")
+    assert threads == ["flash-delivery"]
+
+
+def test_the_end_of_the_process_waits_until_the_platform_was_told(
+    slow: FakeRunpod, submit: Submit, session: Session, platform: FakePlatform
+) -> None:
+    platform.outlives_us = True
+    gate = Gate(slow)
+    slow.script("runSync", gate)
+    unsent = submit(1)
+    slow.wait_for("runSync")
+    slow.loop.call_soon_threadsafe(lambda: slow.loop.call_later(0.1, gate._opened.set))
+    session.close()
+    assert unsent.cancelled()
+    assert slow.jobs["job-1"].status == "CANCELLED"
+    with pytest.raises(PlatformUnavailable, match="ending"):
+        submit(2)
+    session.close()  # once more is nothing
