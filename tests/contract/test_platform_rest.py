@@ -7,6 +7,7 @@ against it; it is not ours to ship.
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -187,3 +188,35 @@ def test_malformed_and_unknown(client: Client, check: Check) -> None:
 def test_a_wrong_key_is_a_problem_too(client: Client, check: Check) -> None:
     wrong = Client(f"http://127.0.0.1:{client.place.port}", "wrong")
     refused(wrong, check, "GET", "/v2/serverless", None, 401)
+
+
+def test_a_workers_log_streams_as_events(client: Client) -> None:
+    script = "import time; print(1); print(2); print(3); time.sleep(1); print(4)"
+    endpoint = client.ok(
+        "POST", "/v2/serverless", {**BODY, "args": f"python -c '{script}'", "workers": {"min": 1, "max": 1}}
+    )["id"]
+    worker = client.ok("GET", f"/v2/serverless/{endpoint}/workers")["workers"][0]["id"]
+    path = f"/v2/serverless/{endpoint}/workers/{worker}/logs"
+
+    events = stream(client, f"{path}?tail=2", until="4")
+    client.request("DELETE", f"/v2/serverless/{endpoint}")
+
+    assert [event["line"] for event in events][-1] == "4"
+    assert all(event["source"] == "container" and event["ts"].endswith("Z") for event in events)
+    assert client.request("GET", path)[0] == 404
+
+
+def stream(client: Client, path: str, *, until: str) -> list[dict[str, str]]:
+    """Read events until a line."""
+    connection = http.client.HTTPConnection(client.place.hostname or "", client.place.port, timeout=60)
+    connection.request("GET", path, headers={"Authorization": f"Bearer {client.key}"})
+    answer = connection.getresponse()
+    assert answer.getheader("content-type", "").startswith("text/event-stream")
+    events: list[dict[str, str]] = []
+    while not events or events[-1]["line"] != until:
+        line = answer.readline()
+        assert line, "the stream ended"
+        if line.startswith(b"data: "):
+            events.append(json.loads(line.removeprefix(b"data: ")))
+    connection.close()
+    return events

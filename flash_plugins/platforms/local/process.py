@@ -133,8 +133,14 @@ class _Platform:
             return worker_environment(spec.env, protocol_environment(self._url, spec, worker, str(cache_dir)))
 
         registry = Registry(clock=clock, processes=processes, environment=environment, on_job_end=webhooks.job_ended)
-        faults = self._options.faults
-        config.app = PlatformApp(registry, key=self._key, clock=clock, base_url=self._url, faults=faults)
+        config.app = PlatformApp(
+            registry,
+            key=self._key,
+            clock=clock,
+            base_url=self._url,
+            log_path=processes.log_path,
+            faults=self._options.faults,
+        )
         server = _Server(config)
         serving = asyncio.create_task(server.serve(sockets=[self._listener]))
         await server.is_up.wait()

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
+from pathlib import Path
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route, Router
 from starlette.types import Receive, Scope, Send
 
@@ -15,6 +17,7 @@ from .. import api
 from .clock import Clock
 from .endpoints import InvalidEndpoint
 from .fleet import Fleet
+from .logs import LOG_TAIL_DEFAULT, LOG_TAIL_MAX, follow_log
 from .registry import Registry, timestamp
 from .wire import MalformedJson, parse_object
 from .workers import Worker
@@ -38,8 +41,9 @@ def problem(
 class _RestApi:
     """The handlers; each gets a request that has been authorised."""
 
-    def __init__(self, registry: Registry, clock: Clock, base_url: str) -> None:
+    def __init__(self, registry: Registry, clock: Clock, base_url: str, log_path: Callable[[str], Path]) -> None:
         self._registry = registry
+        self._log_path = log_path
         self._clock = clock
         self._base_url = base_url
 
@@ -67,6 +71,27 @@ class _RestApi:
         listed = [self._worker(worker, fleet) for worker in fleet.workers.values() if not worker.is_stopping]
         summary = {**fleet.worker_counts(), "total": len(listed)}
         return JSONResponse({"workers": listed, "summary": summary, "endpointVersion": fleet.spec.version})
+
+    async def logs(self, request: Request) -> Response:
+        fleet = self._find(request)
+        worker_id = request.path_params["worker"]
+        if worker_id not in fleet.workers:
+            raise InvalidEndpoint(404, f"worker {worker_id!r} not found")
+        tail = request.query_params.get("tail", str(LOG_TAIL_DEFAULT))
+        if not tail.isdigit() or int(tail) > LOG_TAIL_MAX:
+            raise InvalidEndpoint(400, f"tail must be 0 to {LOG_TAIL_MAX}, not {tail!r}")
+        position = request.headers.get("last-event-id", "").rpartition("/")[2]
+        # The local platform itself writes nothing into a worker's log.
+        is_wanted = request.query_params.get("source", "container") == "container"
+        events = follow_log(
+            self._log_path(worker_id) if is_wanted else Path(os.devnull),
+            tail=int(tail),
+            position=int(position) if position.isdigit() else None,
+            clock=self._clock,
+            is_running=lambda: worker_id in fleet.workers,
+        )
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        return StreamingResponse(events, headers=headers, media_type="text/event-stream")
 
     def _worker(self, worker: Worker, fleet: Fleet) -> dict[str, object]:
         spec = fleet.spec
@@ -120,9 +145,13 @@ def _route(path: str, handlers: Mapping[str, Handler]) -> BaseRoute:
     return Route(path, answer, methods=["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"])
 
 
-def rest_router(registry: Registry, clock: Clock, base_url: str) -> Router:
-    """Return the ASGI application of REST v2; whoever calls it has checked the key."""
-    rest = _RestApi(registry, clock, base_url)
+def rest_router(registry: Registry, clock: Clock, base_url: str, log_path: Callable[[str], Path]) -> Router:
+    """Return the ASGI application of REST v2; whoever calls it has checked the key.
+
+    Args:
+        log_path: Returns where the log of a worker is.
+    """
+    rest = _RestApi(registry, clock, base_url, log_path)
 
     async def not_found(scope: Scope, receive: Receive, send: Send) -> None:
         await problem(404, f"the local platform has no {scope['path']}")(scope, receive, send)
@@ -133,6 +162,7 @@ def rest_router(registry: Registry, clock: Clock, base_url: str) -> Router:
             _route(api.SERVERLESS_PATH, {"GET": rest.list, "POST": rest.create}),
             _route(one, {"GET": rest.get, "PATCH": rest.update, "DELETE": rest.delete}),
             _route(f"{one}/workers", {"GET": rest.workers}),
+            _route(f"{one}/workers/{{worker}}/logs", {"GET": rest.logs}),
         ],
         default=not_found,
     )

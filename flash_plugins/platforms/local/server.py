@@ -11,7 +11,9 @@ from __future__ import annotations
 import asyncio
 import hmac
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from .. import api
 from .asgi import Call, Message, Receive, Send, send_empty, send_error, send_json
@@ -45,13 +47,20 @@ class PlatformApp:
     """ASGI application. Keeps the key; everything else is the registry's."""
 
     def __init__(
-        self, registry: Registry, *, key: str, clock: Clock, base_url: str, faults: Faults | None = None
+        self,
+        registry: Registry,
+        *,
+        key: str,
+        clock: Clock,
+        base_url: str,
+        log_path: Callable[[str], Path],
+        faults: Faults | None = None,
     ) -> None:
         self._registry = registry
         self._clock = clock
         self._faults = faults
         self._key = key.encode()
-        self._rest = rest_router(registry, clock, base_url)
+        self._rest = rest_router(registry, clock, base_url, log_path)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
