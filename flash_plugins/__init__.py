@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from .mapping import MapIterator
     from .platforms.base import Connection, Platform
     from .process import close, configure, platform, register, unregister
-    from .remote import RemoteClass, RemoteFunction, RemoteInstance, RemoteMethod
+    from .remote import RemoteClass, RemoteFunction, RemoteGenerator, RemoteInstance, RemoteMethod
 
 __version__ = "0.1.0"
 
@@ -98,7 +98,7 @@ _HOMES = {
     "mapping": ("MapIterator",),
     "platforms.base": ("Connection", "Platform"),
     "process": ("close", "configure", "platform", "register", "unregister"),
-    "remote": ("RemoteClass", "RemoteFunction", "RemoteInstance", "RemoteMethod"),
+    "remote": ("RemoteClass", "RemoteFunction", "RemoteGenerator", "RemoteInstance", "RemoteMethod"),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -138,6 +138,7 @@ __all__ = [
     "RemoteClass",
     "RemoteError",
     "RemoteFunction",
+    "RemoteGenerator",
     "RemoteInstance",
     "RemoteMethod",
     "ServerlessScalerType",

@@ -156,6 +156,11 @@ class EndpointConfig:
         values = {spec.name: getattr(self, spec.name) for spec in fields(self)}
         return EndpointConfig(**{**values, "name": _check_name(name)})
 
+    def without_env(self) -> EndpointConfig:
+        """Return the same config with an empty `env`."""
+        values = {spec.name: getattr(self, spec.name) for spec in fields(self)}
+        return EndpointConfig(**{**values, "env": {}})
+
     @property
     def fingerprint(self) -> str:
         """Hex digest of everything but `env`: equal configs have equal fingerprints, in every process."""

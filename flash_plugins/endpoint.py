@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from . import process
 from .config import EndpointConfig, EndpointParameters
 from .errors import ConfigError
-from .remote import RemoteClass, RemoteFunction
+from .remote import RemoteClass, RemoteFunction, RemoteGenerator, is_generator
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -63,6 +63,12 @@ class Endpoint:
     def __call__(self, target: type[T]) -> RemoteClass[..., T]: ...  # type: ignore[overload-overlap]
 
     @overload
+    def __call__(self, target: Callable[P, Iterator[T]] | Callable[P, AsyncIterator[T]]) -> RemoteGenerator[P, T]: ...
+
+    @overload
+    def __call__(self, target: Callable[P, Coroutine[Any, Any, T]]) -> RemoteFunction[P, T]: ...
+
+    @overload
     def __call__(self, target: Callable[P, T]) -> RemoteFunction[P, T]: ...
 
     def __call__(self, target: Any) -> Any:
@@ -78,9 +84,16 @@ class Endpoint:
         if self.config.name is None:
             self.config = self.config.with_name(getattr(target, "__name__", type(target).__name__).strip("<>"))
         remote: RemoteClass[..., Any] | RemoteFunction[..., Any]
-        remote = RemoteClass(self, target) if inspect.isclass(target) else RemoteFunction(self, target)
+        if inspect.isclass(target):
+            remote = RemoteClass(self, target)
+        else:
+            remote = (RemoteGenerator if is_generator(target) else RemoteFunction)(self, target)
         self._note_streams(remote)
         return remote
+
+    def __getstate__(self) -> dict[str, Any]:
+        # It travels when a function refers to it. The environment may hold secrets, and workers have it already.
+        return dict(self.__dict__, config=self.config.without_env())
 
     def start(self) -> None:
         """Begin to start the platform and to create the endpoint, in the background, ahead of the first call.

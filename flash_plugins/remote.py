@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
 
 from . import code
 from .config import worker_endpoint
-from .dispatcher import Call
+from .dispatcher import Call, StreamCall
 from .errors import ConfigError
 from .mapping import MapIterator, Order
 from .payload import CallEnvelope, check_parts, digest_of
@@ -22,7 +22,7 @@ from .platforms import api
 if TYPE_CHECKING:
     from .endpoint import Endpoint
 
-__all__ = ["RemoteClass", "RemoteFunction", "RemoteInstance", "RemoteMethod"]
+__all__ = ["RemoteClass", "RemoteFunction", "RemoteGenerator", "RemoteInstance", "RemoteMethod"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -82,20 +82,20 @@ class RemoteFunction(Generic[P, T]):
     """A decorated function: calling it runs it on a worker of its endpoint and returns a `Call` at once.
 
     Arguments are pickled in the calling thread, so they may be changed right after. On a worker of the same
-    endpoint the function runs in place.
+    endpoint the function runs in place. `T` is the type of the result, of a coroutine function what it returns.
     """
 
-    def __init__(self, endpoint: Endpoint, function: Callable[P, T]) -> None:
+    def __init__(self, endpoint: Endpoint, function: Callable[P, Any]) -> None:
         self.endpoint = endpoint
         self._function = function
-        self._streams = _is_generator(function)
+        self._streams = is_generator(function)
         self._shipped = _Shipped(function)
         functools.update_wrapper(self, function)
 
     def __repr__(self) -> str:
         return f"<RemoteFunction {self._shipped._name}() on endpoint {self.endpoint.name!r}>"
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Call[Any]:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Call[T]:
         """Run the function on a worker.
 
         Raises:
@@ -111,8 +111,8 @@ class RemoteFunction(Generic[P, T]):
             is_generator=self._streams,
         )
 
-    def local(self, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run the function here, as if it were not decorated."""
+    def local(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """Run the function here, as if it were not decorated: of a coroutine function the result is a coroutine."""
         return self._function(*args, **kwargs)
 
     def map(
@@ -121,7 +121,7 @@ class RemoteFunction(Generic[P, T]):
         order: Order = "input",
         return_exceptions: bool = False,
         window: int | None = None,
-    ) -> MapIterator[Any]:
+    ) -> MapIterator[T]:
         """Call the function for each item, as the built-in `map` does, and iterate the results.
 
         Calls begin at once; inputs are taken lazily, never more than `window` ahead of what was consumed, so
@@ -143,11 +143,19 @@ class RemoteFunction(Generic[P, T]):
 
     def __reduce_ex__(self, protocol: object) -> Any:
         # Made empty first and filled later: the function's own globals may lead back here.
-        return RemoteFunction.__new__, (RemoteFunction,), dict(self.__dict__, _shipped=None)
+        return type(self).__new__, (type(self),), dict(self.__dict__, _shipped=None)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._shipped = _Shipped(self._function)
+
+
+class RemoteGenerator(RemoteFunction[P, list[T]], Generic[P, T]):
+    """A decorated generator function: calling it returns a `StreamCall`, whose values arrive as they are yielded."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> StreamCall[T]:
+        """Run the function on a worker; raises as `RemoteFunction.__call__`."""
+        return cast("StreamCall[T]", super().__call__(*args, **kwargs))
 
 
 class RemoteClass(Generic[P, T]):
@@ -160,7 +168,7 @@ class RemoteClass(Generic[P, T]):
         self.endpoint = endpoint
         self._class = cls
         self._shipped = _Shipped(cls)
-        self._streams = any(_is_generator(member) for _, member in inspect.getmembers(cls) if callable(member))
+        self._streams = any(is_generator(member) for _, member in inspect.getmembers(cls) if callable(member))
         functools.update_wrapper(self, cls, updated=())
 
     def __repr__(self) -> str:
@@ -213,7 +221,7 @@ class RemoteInstance:
                 f"{self._remote_class._shipped._name} has no method {name!r}; it has: {', '.join(methods) or 'none'} "
                 "(attributes stay on the worker: write a method that returns them)"
             )
-        return RemoteMethod(self, name, is_generator=_is_generator(member))
+        return RemoteMethod(self, name, is_generator=is_generator(member))
 
 
 class RemoteMethod:
@@ -254,7 +262,8 @@ class RemoteMethod:
         return MapIterator(self, iterables, order=order, return_exceptions=return_exceptions, window=window)
 
 
-def _is_generator(function: Any) -> bool:
+def is_generator(function: Any) -> bool:
+    """Return whether calling it yields values, in a coroutine or not."""
     return inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
 
 
