@@ -146,8 +146,8 @@ def test_a_killed_platform_is_a_clear_error_and_the_next_call_starts_another(tmp
         ready()
         calls = [nap(60) for _ in range(300)]
         time.sleep(1.5)
-        platform = next(p for p in psutil.Process().children() if "flash_plugins.platforms.local" in " ".join(p.cmdline()))
-        platform.kill()
+        children = psutil.Process().children()
+        next(p for p in children if "flash_plugins.platforms.local" in " ".join(p.cmdline())).kill()
         kinds = {type(c.exception(60)).__name__ for c in calls[:200]}
         print(kinds, flush=True)
         for c in calls: c.cancel()

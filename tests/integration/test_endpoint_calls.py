@@ -334,10 +334,9 @@ def test_an_async_generator_streams_into_a_coroutine() -> None:
 
 
 def test_a_generator_that_raises_delivers_what_it_yielded_first() -> None:
-    seen = []
+    seen: list[int] = []
     with pytest.raises(PricedError) as caught:
-        for value in count(5, fail_at=3):
-            seen.append(value)
+        seen.extend(count(5, fail_at=3))
     assert seen == [0, 1, 2]
     assert caught.value.price == 3
 
