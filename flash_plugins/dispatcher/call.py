@@ -37,13 +37,15 @@ class Call(Future[T], Generic[T]):
         worker_id: The worker that ran it, None until done.
         worker_pid: Process id, on that worker, of the process that ran it.
         execution_s: Seconds of the worker's own compute time, None until done.
+        payload_bytes: Size of its pickled arguments.
     """
 
-    def __init__(self, *, endpoint_name: str, function_name: str, number: int) -> None:
+    def __init__(self, *, endpoint_name: str, function_name: str, number: int, payload_bytes: int = 0) -> None:
         super().__init__()
         self.endpoint_name = endpoint_name
         self.function_name = function_name
         self.number = number
+        self.payload_bytes = payload_bytes
         self.job_id: str | None = None
         self.worker_id: str | None = None
         self.worker_pid: int | None = None
@@ -51,6 +53,7 @@ class Call(Future[T], Generic[T]):
         self._submission: Submission | None = None
         self._decoding = threading.Lock()
         self._cancelling = threading.RLock()  # its holder runs callbacks, which may cancel again
+        self._outcome: Outcome | None = None  # as it arrived, until somebody asks for the value
         self._decoded: tuple[bool, Any] | None = None
         self._needs_delivery_thread = False
         self._last_outcome: Outcome | None = None  # of a stream: what came after its last value
@@ -178,11 +181,26 @@ class Call(Future[T], Generic[T]):
         with self._decoding:
             if self._decoded is None:
                 error = super().exception()
-                self._decoded = (False, error) if error is not None else self._decode_outcome(super().result())
+                outcome, self._outcome = self._outcome, None
+                if error is None and outcome is not None:
+                    self._decoded = self._decode_outcome(outcome)
+                else:
+                    self._decoded = (False, error)
             return self._decoded
 
-    def _decode_outcome(self, outcome: Any) -> tuple[bool, Any]:
-        assert isinstance(outcome, Outcome)
+    def _settle(self, outcome: Outcome | BaseException) -> None:
+        """Give the call its outcome, unless it was cancelled meanwhile. What it was sent with is let go."""
+        with self._cancelling:
+            self._submission = None
+            if self.done():
+                return
+            if isinstance(outcome, BaseException):
+                self.set_exception(outcome)
+            else:
+                self._outcome = outcome
+                self.set_result(cast(T, None))  # `result` is ours: it unpickles
+
+    def _decode_outcome(self, outcome: Outcome) -> tuple[bool, Any]:
         if outcome.failure is not None:
             return False, decode_exception(outcome.failure)
         try:
@@ -209,8 +227,10 @@ class StreamCall(Call[list[T]], Generic[T]):
     One consumer. `result()` waits for the end and returns all values as a list.
     """
 
-    def __init__(self, *, endpoint_name: str, function_name: str, number: int) -> None:
-        super().__init__(endpoint_name=endpoint_name, function_name=function_name, number=number)
+    def __init__(self, *, endpoint_name: str, function_name: str, number: int, payload_bytes: int = 0) -> None:
+        super().__init__(
+            endpoint_name=endpoint_name, function_name=function_name, number=number, payload_bytes=payload_bytes
+        )
         self._chunks: deque[bytes] = deque()
         self._values: list[T] = []
         self._changed = threading.Condition()
@@ -279,8 +299,7 @@ class StreamCall(Call[list[T]], Generic[T]):
         while self._chunks:
             self._values.append(code.loads(self._chunks.popleft()))  # type: ignore[arg-type]
 
-    def _decode_outcome(self, outcome: Any) -> tuple[bool, Any]:
-        assert isinstance(outcome, Outcome)
+    def _decode_outcome(self, outcome: Outcome) -> tuple[bool, Any]:
         if outcome.failure is not None:
             return False, decode_exception(outcome.failure)
         self._unpickle_locked()

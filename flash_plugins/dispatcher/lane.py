@@ -16,7 +16,6 @@ import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from concurrent.futures import InvalidStateError
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -168,9 +167,12 @@ class Lane:
 
     async def _provision(self) -> None:
         try:
-            self._handle = await self.session.provision(self.config, streams=self.streams)
+            self._handle = await self._ensured()
         except FlashPluginsError as error:
-            self.fail_all(error)
+            waiting = self.take_queue()
+            reason = self.session.explain(error)
+            for submission in waiting:
+                self._settle_error(submission, reason)
         except Exception as error:
             self.fail_all(_internal(error))
             raise
@@ -250,14 +252,14 @@ class Lane:
 
         from ..platforms.runpod import TransportFailure
 
-        failures = 0
+        failures, was_remade = 0, False
         while True:
             try:
                 return await self._paced(send)
             except NotFoundError:
-                failures += 1
-                if failures > 1:
+                if was_remade:
                     raise
+                was_remade = True
                 self._handle = None  # somebody deleted the endpoint: nothing was accepted, so make it again
             except TransportFailure as error:
                 failures += 1
@@ -272,8 +274,26 @@ class Lane:
 
     async def _provisioned(self) -> EndpointHandle:
         if self._handle is None:
-            self._handle = await self.session.provision(self.config, streams=self.streams)
+            self._handle = await self._ensured()
         return self._handle
+
+    async def _ensured(self) -> EndpointHandle:
+        """Have the endpoint made or brought up to date, trying again where that makes no second one."""
+        from ..platforms.runpod import RateLimited, TransportFailure
+
+        failures = 0
+        while True:
+            try:
+                return await self.session.provision(self.config, streams=self.streams)
+            except RateLimited as limited:
+                await asyncio.sleep(limited.retry_after_s)
+            except TransportFailure as error:
+                failures += 1
+                if error.was_sent or failures >= _MAX_TRANSPORT_ERRORS or self.session.lost_reason() is not None:
+                    raise PlatformUnavailable(
+                        f"endpoint {self.config.name!r} could not be looked up or made: {error}"
+                    ) from error
+                await asyncio.sleep(_TRANSPORT_PAUSE_S)
 
     async def _followed(self, submission: Submission, job: JobResult) -> JobResult:
         """Wait for the end of a job that the platform has accepted."""
@@ -378,12 +398,11 @@ class Lane:
             try:
                 replay(outcome.records)
             except Warning as warning:  # the caller's filters make it an error
-                error = warning
-                _resolve(call, lambda: call.set_exception(error))
+                call._settle(warning)
                 return
             except Exception:  # a closed pipe, an encoding, a handler of the user's: no reason to lose the result
                 logger.exception("what %r printed, logged or warned cannot be shown", call)
-            _resolve(call, lambda: call.set_result(outcome_only))
+            call._settle(outcome_only)
 
         if outcome.records or call._needs_delivery_thread:
             self.session.delivery.post(deliver)
@@ -394,13 +413,10 @@ class Lane:
         call = submission.call
         self._tell(submission, CallStage.CANCELLED if isinstance(error, JobCancelled) else CallStage.FAILED)
 
-        def deliver() -> None:
-            _resolve(call, lambda: call.set_exception(error))
-
         if call._needs_delivery_thread:
-            self.session.delivery.post(deliver)
+            self.session.delivery.post(lambda: call._settle(error))
         else:
-            deliver()
+            call._settle(error)
 
     def _tell(self, submission: Submission, stage: CallStage) -> None:
         call = submission.call
@@ -415,15 +431,6 @@ class Lane:
                 seconds=call.execution_s,
             )
         )
-
-
-def _resolve(call: Call[Any], settle: Callable[[], object]) -> None:
-    """Give a call its outcome unless it was cancelled meanwhile."""
-    try:
-        if not call.done():
-            settle()
-    except InvalidStateError:
-        logger.debug("%r was cancelled just before its outcome", call)
 
 
 def _failure(call: Call[Any], job: JobResult) -> FlashPluginsError:
