@@ -115,7 +115,7 @@ class RunpodClient:
         """
         body = endpoint_body(config, env, self._connection.worker_command)
         listed = await self._json("GET", self._rest(api.SERVERLESS_PATH))
-        found = next((e for e in listed.get("endpoints", ()) if e.get("name") == body["name"]), None)
+        found = next((e for e in listed.get("endpoints") or () if e.get("name") == body["name"]), None)
         if found is None:
             return self._handle(await self._json("POST", self._rest(api.SERVERLESS_PATH), body))
         _refuse_impossible_change(found, body)
@@ -161,8 +161,15 @@ class RunpodClient:
         return await self._json("GET", handle.url("health"))
 
     def _handle(self, answer: Mapping[str, Any]) -> EndpointHandle:
-        urls = {str(name): self._rebased(str(url)) for name, url in answer["requestUrls"].items()}
-        return EndpointHandle(id=str(answer["id"]), name=str(answer["name"]), urls=urls)
+        try:
+            urls = {str(name): self._rebased(str(url)) for name, url in answer["requestUrls"].items()}
+            return EndpointHandle(id=str(answer["id"]), name=str(answer["name"]), urls=urls)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ApiError(
+                f"the platform describes endpoint {answer.get('name')!r} without what Runpod's description requires "
+                f"({type(error).__name__}: {error})",
+                status=200,
+            ) from error
 
     def _rebased(self, url: str) -> str:
         base = self._connection.job_base
@@ -286,7 +293,8 @@ def _changes(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, A
             continue
         present = found.get(field)
         if isinstance(value, dict) and isinstance(present, Mapping):
-            if any(present.get(key) != entry for key, entry in value.items()):
+            is_wider = field == "gpu" and bool(present.get("excludedTypes")) and "excludedTypes" not in value
+            if is_wider or any(present.get(key) != entry for key, entry in value.items()):
                 changes[field] = value
         elif field == "cpu" and isinstance(present, list):
             if [{key: entry.get(key) for key in ("id", "vcpuCount")} for entry in present] != value:
