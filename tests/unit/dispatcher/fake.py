@@ -208,12 +208,12 @@ class FakeRunpod:
 
     def listen(self) -> None:
         """Take connections, on the same port as before."""
+        asyncio.run_coroutine_threadsafe(self.begin(), self.loop).result(DEADLINE_S)
 
-        async def begin() -> None:
-            self._server = await asyncio.start_server(self._serve, "127.0.0.1", self._port, limit=1 << 25)
-            self._port = self._server.sockets[0].getsockname()[1]
-
-        asyncio.run_coroutine_threadsafe(begin(), self.loop).result(DEADLINE_S)
+    async def begin(self) -> None:
+        """As `listen`, on the server's own loop."""
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self._port, limit=1 << 25)
+        self._port = self._server.sockets[0].getsockname()[1]
 
     def deafen(self) -> None:
         """Refuse connections from now on."""
@@ -351,12 +351,15 @@ class FakePlatform:
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
+        self.connects = 0
+        self.lost: str | None = None
 
     def connect(self) -> Connection:
+        self.connects += 1
         return self.connection
 
     def lost_reason(self) -> str | None:
-        return None
+        return self.lost
 
     def close(self) -> None: ...
 

@@ -1,0 +1,284 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The endpoint behind a lane: made once, reused, brought up to date, made again, or a clear error."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from flash_plugins import ApiError, AuthenticationError, Call, ConfigError, Connection, PlatformUnavailable
+from flash_plugins.config import EndpointConfig
+from flash_plugins.dispatcher import Session, lane
+from flash_plugins.dispatcher import session as session_module
+from flash_plugins.platforms import api
+from flash_plugins.platforms.runpod import endpoint_body
+from tests.unit.dispatcher.conftest import config_of
+from tests.unit.dispatcher.fake import DEADLINE_S, KEY, RESET, Answer, FakePlatform, FakeRunpod, Gate, problem
+
+Submit = Callable[..., Call[Any]]
+
+STREAM_ENV = {api.HANDLER_ENV: api.HANDLER_STREAMS}
+
+
+def listed_body(config: EndpointConfig, **env: str) -> dict[str, Any]:
+    """What the session asks for, as an earlier process may have made it."""
+    return endpoint_body(
+        config, {**session_module._worker_env(str(config.name), streams=False), **env}, api.WORKER_COMMAND
+    )
+
+
+def test_many_first_calls_make_one_endpoint(fake: FakeRunpod, submit: Submit) -> None:
+    began = threading.Barrier(10)
+
+    def five(n: int) -> list[Call[Any]]:
+        began.wait(DEADLINE_S)
+        return [submit(5 * n + i) for i in range(5)]
+
+    with ThreadPoolExecutor(10) as pool:
+        calls = [call for batch in pool.map(five, range(10)) for call in batch]
+    assert sorted(call.result(DEADLINE_S) for call in calls) == list(range(50))
+    assert len(fake.seen("list")) == len(fake.seen("create")) == 1
+
+
+def test_the_endpoint_can_be_made_ahead_of_the_first_call(fake: FakeRunpod, session: Session, submit: Submit) -> None:
+    session.start(config_of(), streams=False)
+    fake.wait_for("create")
+    assert submit(1).result(DEADLINE_S) == 1
+    assert len(fake.seen("create")) == 1
+
+
+def test_an_equal_endpoint_is_used_as_it_is(fake: FakeRunpod, submit: Submit) -> None:
+    fake.add_endpoint(listed_body(config_of()))
+    assert submit(1).result(DEADLINE_S) == 1
+    assert [request.operation for request in fake.requests] == ["list", "runSync"]
+
+
+def test_answers_with_more_fields_than_were_sent_are_equal(fake: FakeRunpod, submit: Submit) -> None:
+    body = listed_body(config_of())
+    body["cpu"] = [{**flavor, "memory": 8} for flavor in body["cpu"]]
+    body |= {"createdAt": "2026-01-01T00:00:00Z", "networkVolumes": [], "disk": 20, "registry": None, "ports": []}
+    fake.add_endpoint(body)
+    submit().result(DEADLINE_S)
+    assert not fake.seen("patch")
+
+
+@pytest.mark.parametrize(
+    ("parameters", "field", "value"),
+    [
+        ({"workers": (1, 3)}, "workers", {"min": 1, "max": 3, "idleTimeout": 60}),
+        ({"idle_timeout": 5}, "workers", {"min": 0, "max": 1, "idleTimeout": 5}),
+        ({"flashboot": False}, "flashboot", "OFF"),
+        ({"execution_timeout_ms": 9_000}, "timeout", 9_000),
+        ({"scaler_value": 1.5}, "scaling", {"type": "QUEUE_DELAY", "queueDelay": 1.5}),
+        ({"datacenter": "EU-RO-1"}, "dataCenterIds", ["EU-RO-1"]),
+        ({"cpu": "cpu3g-2-8"}, "cpu", [{"id": "cpu3g", "vcpuCount": 2}]),
+    ],
+)
+def test_a_changed_setting_is_patched_alone(
+    fake: FakeRunpod, submit: Submit, parameters: dict[str, Any], field: str, value: object
+) -> None:
+    fake.add_endpoint(listed_body(config_of()))
+    submit(config=config_of(**parameters)).result(DEADLINE_S)
+    (patch,) = fake.seen("patch")
+    assert patch.json == {field: value}
+    assert patch.path == "/v2/serverless/ep1"
+    assert not fake.seen("create")
+
+
+def test_a_changed_variable_is_patched_with_all_variables(fake: FakeRunpod, submit: Submit) -> None:
+    fake.add_endpoint(listed_body(config_of(env={"A": "1"})))
+    submit(config=config_of(env={"A": "2"})).result(DEADLINE_S)
+    (patch,) = fake.seen("patch")
+    assert list(patch.json) == ["env"]
+    assert patch.json["env"]["A"] == "2"
+    assert patch.json["env"][api.ENDPOINT_NAME_ENV] == "lane"
+
+
+def test_a_wider_choice_of_gpus_is_patched(fake: FakeRunpod, submit: Submit) -> None:
+    narrow = config_of(cpu=None, gpu="NVIDIA H100 NVL")
+    body = listed_body(narrow)
+    assert body["gpu"]["excludedTypes"]
+    fake.add_endpoint(body)
+    submit(config=config_of(cpu=None, gpu="ADA_80_PRO")).result(DEADLINE_S)
+    (patch,) = fake.seen("patch")
+    assert patch.json["gpu"]["pools"] == ["ADA_80_PRO"]
+    assert not patch.json["gpu"].get("excludedTypes")
+
+
+@pytest.mark.parametrize(("there", "wanted"), [({"gpu": "any"}, {"cpu": "cpu5c-4-8"}), ({"cpu": "cpu5c-4-8"}, {})])
+def test_another_kind_of_hardware_is_refused(
+    fake: FakeRunpod, submit: Submit, there: dict[str, Any], wanted: dict[str, Any]
+) -> None:
+    fake.add_endpoint(listed_body(EndpointConfig.from_parameters("lane", there)))
+    with pytest.raises(ConfigError, match=r"kind of hardware.*another name"):
+        submit(config=EndpointConfig.from_parameters("lane", wanted)).result(DEADLINE_S)
+    assert [request.operation for request in fake.requests] == ["list"]
+
+
+def test_a_load_balanced_endpoint_of_that_name_is_refused(fake: FakeRunpod, submit: Submit) -> None:
+    fake.add_endpoint({**listed_body(config_of()), "type": "LOAD_BALANCER"})
+    with pytest.raises(ConfigError, match="LOAD_BALANCER"):
+        submit().result(DEADLINE_S)
+
+
+def test_a_wrong_key_fails_all_that_wait_and_the_next_call_tries_again(fake: FakeRunpod, submit: Submit) -> None:
+    gate = Gate(fake)
+
+    async def refuse(request: Any) -> Answer:
+        await gate(request)
+        return problem(401, "no such key")
+
+    fake.script("list", refuse)
+    calls = [submit(n) for n in range(5)]
+    fake.wait_for("list")
+    gate.open()
+    errors = [call.exception(DEADLINE_S) for call in calls]
+    assert {type(error) for error in errors} == {AuthenticationError}
+    assert "RUNPOD_API_KEY" in str(errors[0])
+    assert not fake.seen("runSync")
+    assert submit("again").result(DEADLINE_S) == "again"
+
+
+def test_a_refused_body_is_an_error_with_every_reason(fake: FakeRunpod, submit: Submit) -> None:
+    reasons = ["$.workers.max: must be >= 0", "$: additional properties 'bogus' not allowed"]
+    fake.script("create", problem(422, "Request validation failed", errors=reasons))
+    error = submit().exception(DEADLINE_S)
+    assert isinstance(error, ApiError)
+    assert error.status == 422
+    for words in (*reasons, "Request validation failed", "422", "POST"):
+        assert words in str(error)
+    assert submit(1).result(DEADLINE_S) == 1
+
+
+@pytest.mark.parametrize("status", [400, 403, 409, 500])
+@pytest.mark.parametrize("operation", ["list", "create"])
+def test_other_refusals_are_errors_of_the_call(fake: FakeRunpod, submit: Submit, operation: str, status: int) -> None:
+    fake.script(operation, problem(status, "not today"))
+    error = submit().exception(DEADLINE_S)
+    assert isinstance(error, AuthenticationError if status == 403 else ApiError)
+    assert "not today" in str(error)
+    assert not fake.seen("runSync")
+
+
+@pytest.mark.parametrize("content", [b"<html>", [1]])
+def test_a_list_that_nobody_described_is_an_error(fake: FakeRunpod, submit: Submit, content: Any) -> None:
+    fake.script("list", Answer(200, content))
+    with pytest.raises(ApiError, match="not what Runpod's description says"):
+        submit().result(DEADLINE_S)
+
+
+def test_an_endpoint_without_request_urls_is_an_error(fake: FakeRunpod, submit: Submit) -> None:
+    fake.script("create", Answer(201, {"id": "e1", "name": "lane"}))
+    with pytest.raises(ApiError, match="requestUrls"):
+        submit().result(DEADLINE_S)
+
+
+@pytest.mark.parametrize("operation", ["list", "create", "patch"])
+def test_a_rate_limit_on_the_endpoint_is_waited_for(fake: FakeRunpod, submit: Submit, operation: str) -> None:
+    if operation == "patch":
+        fake.add_endpoint(listed_body(config_of(idle_timeout=5)))
+    too_many = problem(429, "slow down")
+    too_many.headers["Retry-After"] = "0.05"  # type: ignore[index]
+    fake.script(operation, too_many, too_many)
+    assert submit(1).result(DEADLINE_S) == 1
+    assert len(fake.endpoints) == 1
+    assert len(fake.seen(operation)) == 3
+
+
+def test_a_platform_that_is_not_there_yet_is_tried_again(
+    fake: FakeRunpod, submit: Submit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lane, "_TRANSPORT_PAUSE_S", 0.05)
+    fake.deafen()
+    call = submit(1)
+    fake.loop.call_soon_threadsafe(lambda: fake.loop.call_later(0.1, lambda: fake.loop.create_task(fake.begin())))
+    assert call.result(DEADLINE_S) == 1
+
+
+def test_a_platform_that_is_not_there_is_an_error(
+    fake: FakeRunpod, submit: Submit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lane, "_TRANSPORT_PAUSE_S", 0.01)
+    fake.deafen()
+    error = submit(1).exception(DEADLINE_S)
+    assert isinstance(error, PlatformUnavailable)
+    assert fake.base in str(error)
+    fake.listen()
+    assert submit(2).result(DEADLINE_S) == 2
+
+
+def test_a_platform_that_ended_before_the_endpoint_was_made_is_started_again_by_the_next_call(
+    fake: FakeRunpod, submit: Submit, platform: FakePlatform
+) -> None:
+    fake.deafen()
+    platform.lost = "platform 'fake' ended with exit code 9"
+    error = submit(1).exception(DEADLINE_S)
+    assert isinstance(error, PlatformUnavailable)
+    assert "exit code 9" in str(error)
+    platform.lost = None
+    fake.listen()
+    assert submit(2).result(DEADLINE_S) == 2
+    assert platform.connects == 2
+
+
+def test_an_endpoint_that_may_or_may_not_have_been_made_is_not_made_twice(fake: FakeRunpod, submit: Submit) -> None:
+    fake.script("create", RESET)
+    error = submit().exception(DEADLINE_S)
+    assert isinstance(error, PlatformUnavailable)
+    assert len(fake.seen("create")) == 1
+
+
+def test_an_endpoint_that_was_deleted_is_made_again(fake: FakeRunpod, submit: Submit) -> None:
+    submit().result(DEADLINE_S)
+    fake.endpoints.clear()
+    calls = [submit(n) for n in range(20)]
+    assert [call.result(DEADLINE_S) for call in calls] == list(range(20))
+    assert len(fake.seen("create")) == 2
+
+
+def test_an_endpoint_that_is_never_found_is_an_error(fake: FakeRunpod, submit: Submit) -> None:
+    fake.script("runSync", *[Answer(404, {"error": "no such endpoint"})] * 10)
+    error = submit().exception(DEADLINE_S)
+    assert isinstance(error, LookupError)
+    assert isinstance(error, ApiError)
+    assert len(fake.seen("runSync")) == 2
+
+
+def test_request_urls_can_be_moved_to_another_host(fake: FakeRunpod, submit: Submit, platform: FakePlatform) -> None:
+    fake.url_base = "https://nowhere.invalid"
+    platform.connection = Connection(api_base=fake.base, key=KEY, job_base=fake.base)
+    fake.is_slow = True
+    call = submit(1)
+    fake.wait_for("stream")
+    fake.finish("job-1")
+    assert call.result(DEADLINE_S) == 1
+    assert fake.seen("runSync")[0].path == "/odd/ep1/begin-and-wait"
+
+
+def test_the_command_of_the_platform_starts_the_workers(
+    fake: FakeRunpod, submit: Submit, platform: FakePlatform
+) -> None:
+    platform.connection = Connection(api_base=fake.base, key=KEY, worker_command="start me")
+    submit().result(DEADLINE_S)
+    (body,) = [request.json for request in fake.seen("create")]
+    assert body["args"] == "start me"
+    assert body["env"][api.ENDPOINT_NAME_ENV] == "lane"
+    assert api.HANDLER_ENV not in body["env"]
+
+
+def test_one_name_with_two_configs_is_one_endpoint_brought_up_to_date(fake: FakeRunpod, submit: Submit) -> None:
+    assert submit(1).result(DEADLINE_S) == 1
+    assert submit(2, config=config_of(idle_timeout=5)).result(DEADLINE_S) == 2
+    assert len(fake.endpoints) == len(fake.seen("patch")) == 1
+
+
+def test_an_endpoint_of_generators_says_so_to_its_workers(fake: FakeRunpod, submit: Submit) -> None:
+    call = submit(1, streams=True)
+    fake.wait_for("run")
+    (body,) = [request.json for request in fake.seen("create")]
+    assert body["env"].items() >= STREAM_ENV.items()
+    call.cancel()
