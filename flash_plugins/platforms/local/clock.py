@@ -74,6 +74,11 @@ class FakeClock:
         heapq.heappush(self._timers, (self._now + max(0.0, delay_s), next(self._order), timer))
         return timer
 
+    @property
+    def pending(self) -> int:
+        """Calls that are still to be made."""
+        return sum(timer.callback is not None for _, _, timer in self._timers)
+
     def advance(self, seconds: float) -> None:
         """Move `seconds` on and make every call that gets due, in order, each at its own time."""
         end = self._now + seconds
