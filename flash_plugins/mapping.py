@@ -22,6 +22,9 @@ Order = Literal["input", "completed"]
 
 #: Calls ahead of the consumer: twice what the dispatcher keeps in flight, so that it never runs dry.
 DEFAULT_WINDOW = 400
+#: Pickled arguments ahead of the consumer, bytes: fewer calls are ahead when they are large, but never below this many.
+_WINDOW_BYTES = 100_000_000
+_LARGE_WINDOW = 16
 
 
 class MapIterator(Generic[T]):
@@ -53,6 +56,7 @@ class MapIterator(Generic[T]):
         self._window = window or DEFAULT_WINDOW
         self._is_exhausted = False
         self._pending: dict[Call[Any], None] = {}  # a set in the order of the inputs
+        self._pending_bytes = 0
         self._finished: deque[Call[Any]] = deque()
         self._changed = threading.Condition()
         self._wake_consumer: Callable[[], object] | None = None
@@ -102,6 +106,8 @@ class MapIterator(Generic[T]):
 
     def _top_up(self) -> None:
         while not self._is_exhausted and len(self._pending) < self._window:
+            if self._pending_bytes > _WINDOW_BYTES and len(self._pending) >= _LARGE_WINDOW:
+                return
             try:
                 arguments = next(self._inputs)
             except StopIteration:
@@ -109,11 +115,13 @@ class MapIterator(Generic[T]):
                 return
             call = self._function(*arguments)
             self._pending[call] = None
+            self._pending_bytes += call.payload_bytes
             if not self._is_ordered:
                 Future.add_done_callback(call, self._note_finished)
 
     def _took(self, call: Call[Any]) -> None:
         del self._pending[call]
+        self._pending_bytes -= call.payload_bytes
         try:
             self._top_up()
         except BaseException:  # the inputs, or pickling one of them, failed

@@ -117,7 +117,12 @@ class Session:
             raise PlatformUnavailable("this process is ending, so no more calls are taken")
         self.platform()  # a wrong setting is an error here and now, at the call
         kind = StreamCall if is_generator else Call
-        call: Call[Any] = kind(endpoint_name=str(config.name), function_name=function_name, number=next(self._numbers))
+        call: Call[Any] = kind(
+            endpoint_name=str(config.name),
+            function_name=function_name,
+            number=next(self._numbers),
+            payload_bytes=len(envelope.args),
+        )
 
         def accept() -> None:
             lane = self._lane(config, streams=streams)
