@@ -96,21 +96,34 @@ class Guardian:
     def _reap(self) -> None:
         while True:
             try:
-                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+                pid, status = self._wait_for_one()
             except ChildProcessError:
                 return
-            if found is None:
+            if pid == 0:
                 return
-            worker_id = self._workers.pop(found.si_pid, None)
-            self._logs.pop(found.si_pid, None)
+            worker_id = self._workers.pop(pid, None)
             if worker_id is not None:
-                # Before its id is free for others: whatever the worker left in its group ends with it, the
-                # official SDK's ping process among them.
-                _signal_group(found.si_pid, signal.SIGKILL)
-            _, status = os.waitpid(found.si_pid, 0)
-            if worker_id is not None:
+                del self._logs[pid]
                 _tell({"id": worker_id, "exit": os.waitstatus_to_exitcode(status)})
-                shutil.rmtree(self._scratch.pop(found.si_pid), ignore_errors=True)
+                shutil.rmtree(self._scratch.pop(pid), ignore_errors=True)
+
+    def _wait_for_one(self) -> tuple[int, int]:
+        """Reap a child that has ended and return it with its status, 0 if there is none just now.
+
+        Whatever a worker left in its group ends with it, the official SDK's ping process among them: before
+        its id is free for others, where the system can tell of an end without reaping (not on macOS).
+        """
+        if not hasattr(os, "waitid"):
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid in self._workers:
+                _signal_group(pid, signal.SIGKILL)
+            return pid, status
+        found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if found is None:
+            return 0, 0
+        if found.si_pid in self._workers:
+            _signal_group(found.si_pid, signal.SIGKILL)
+        return os.waitpid(found.si_pid, 0)
 
     def _kill_all(self) -> None:
         deadline = time.monotonic() + _KILL_WAIT_S
