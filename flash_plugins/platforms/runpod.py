@@ -150,7 +150,7 @@ class RunpodClient:
             chunks = [entry.get("output") for entry in answer.get("stream") or ()]
             return JobStatus.parse(answer.get("status")), chunks
         except (ValueError, AttributeError) as error:
-            raise _not_understood("GET", url, response, error) from error
+            raise self._not_understood("GET", url, response, error) from error
 
     async def cancel(self, handle: EndpointHandle, job_id: str) -> JobResult:
         """Cancel a job, queued or running."""
@@ -185,7 +185,7 @@ class RunpodClient:
         try:
             return JobResult.from_json(response.json())
         except (ValueError, AttributeError) as error:
-            raise _not_understood(method, url, response, error) from error
+            raise self._not_understood(method, url, response, error) from error
 
     async def _json(
         self,
@@ -200,10 +200,18 @@ class RunpodClient:
         try:
             answer = response.json()
         except ValueError as error:
-            raise _not_understood(method, url, response, error) from error
+            raise self._not_understood(method, url, response, error) from error
         if not isinstance(answer, dict):
-            raise _not_understood(method, url, response, None)
+            raise self._not_understood(method, url, response, None)
         return answer
+
+    def _not_understood(self, method: str, url: str, response: httpx.Response, error: Exception | None) -> ApiError:
+        words = _without(self._connection.key, response.text)
+        return ApiError(
+            f"the answer to {method} {_public(url)} is not what Runpod's description says "
+            f"({error or 'not an object'}): {words[:200]!r}",
+            status=response.status_code,
+        )
 
     async def _request(
         self, method: str, url: str, content: bytes | None = None, *, read_timeout_s: float = _READ_TIMEOUT_S
@@ -225,7 +233,7 @@ class RunpodClient:
                 was_sent=was_sent,
             ) from error
         if response.status_code >= 400:
-            raise _refusal(method, url, response)
+            raise _refusal(method, url, response, self._connection.key)
         return response
 
 
@@ -316,8 +324,8 @@ def _refuse_impossible_change(found: Mapping[str, Any], wanted: Mapping[str, Any
             )
 
 
-def _refusal(method: str, url: str, response: httpx.Response) -> PlatformError:
-    detail = _detail(response)
+def _refusal(method: str, url: str, response: httpx.Response, key: str) -> PlatformError:
+    detail = _detail(response, key)
     said = f"{method} {_public(url)} was answered with {response.status_code}: {detail or response.reason_phrase}"
     match response.status_code:
         case 401 | 403:
@@ -330,16 +338,16 @@ def _refusal(method: str, url: str, response: httpx.Response) -> PlatformError:
             return ApiError(said, status=status, detail=detail)
 
 
-def _detail(response: httpx.Response) -> str | None:
+def _detail(response: httpx.Response, key: str) -> str | None:
     try:
         answer = response.json()
     except ValueError:
-        return response.text[:500] or None
+        return _without(key, response.text)[:500] or None
     if not isinstance(answer, Mapping):
-        return str(answer)[:500]
+        return _without(key, str(answer))[:500]
     words = [str(answer[key]) for key in ("title", "detail", "error", "message") if answer.get(key)]
     words += [str(entry) for entry in answer.get("errors") or ()]
-    return "; ".join(words)[:2000] or None
+    return _without(key, "; ".join(words))[:2000] or None
 
 
 def _retry_after_s(response: httpx.Response) -> float:
@@ -349,12 +357,9 @@ def _retry_after_s(response: httpx.Response) -> float:
         return 1.0
 
 
-def _not_understood(method: str, url: str, response: httpx.Response, error: Exception | None) -> ApiError:
-    return ApiError(
-        f"the answer to {method} {_public(url)} is not what Runpod's description says "
-        f"({error or 'not an object'}): {response.text[:200]!r}",
-        status=response.status_code,
-    )
+def _without(key: str, text: str) -> str:
+    """Return the platform's words without the key, which some servers repeat in their errors."""
+    return text.replace(key, "[key]") if key else text
 
 
 def _public(url: str) -> str:
