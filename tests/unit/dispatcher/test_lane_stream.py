@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Calls of generator functions: values as they come, and the two kinds of lane beside each other."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from flash_plugins import Call, JobCancelled, StreamCall
+from flash_plugins.code import dumps
+from flash_plugins.dispatcher import lane, window
+from flash_plugins.failure import encode_exception
+from flash_plugins.payload import Outcome, encode_failure_text
+from tests.unit.dispatcher.fake import DEADLINE_S, Answer, FakeRunpod, problem
+
+Submit = Callable[..., Call[Any]]
+
+
+def chunk_of(value: object) -> dict[str, Any]:
+    return Outcome(chunk=dumps(value, what="a chunk").data).encode()
+
+
+END = Outcome(ended=True, worker="w1", pid=7, seconds=0.5).encode()
+
+
+@pytest.fixture
+def started(fake: FakeRunpod, submit: Submit) -> StreamCall[Any]:
+    """A stream whose job has an id."""
+    call = submit("ignored", streams=True, is_generator=True)
+    assert isinstance(call, StreamCall)
+    fake.wait_for("stream")
+    return call
+
+
+def test_values_come_as_they_are_yielded(fake: FakeRunpod, started: StreamCall[Any]) -> None:
+    values = iter(started)
+    fake.yield_chunk("job-1", chunk_of("first"))
+    assert next(values) == "first"
+    assert not started.done()
+    fake.yield_chunk("job-1", chunk_of("second"))
+    assert next(values) == "second"
+    fake.yield_chunk("job-1", END)
+    fake.finish("job-1", output=[])
+    assert list(values) == []
+    assert started.result(DEADLINE_S) == ["first", "second"]
+    assert (started.worker_id, started.worker_pid, started.execution_s) == ("w1", 7, 0.5)
+    assert len(fake.seen("run")) == 1
+    assert not fake.seen("runSync")
+
+
+def test_an_async_for_gets_the_same_values(fake: FakeRunpod, started: StreamCall[Any]) -> None:
+    async def collect() -> list[Any]:
+        seen: list[Any] = []
+        async for value in started:
+            seen.append(value)
+            if value == 0:
+                fake.yield_chunk("job-1", chunk_of(1))
+                fake.yield_chunk("job-1", END)
+                fake.finish("job-1", output=[])
+        return seen
+
+    fake.yield_chunk("job-1", chunk_of(0))
+    assert asyncio.run(collect()) == [0, 1]
+
+
+def test_an_exception_comes_after_what_was_yielded(fake: FakeRunpod, started: StreamCall[Any]) -> None:
+    fake.yield_chunk("job-1", chunk_of("before"))
+    values = iter(started)
+    assert next(values) == "before"
+    text = encode_failure_text(Outcome(failure=encode_exception(KeyError("then"))))
+    fake.finish("job-1", "FAILED", error=text)
+    with pytest.raises(KeyError, match="then"):
+        next(values)
+    with pytest.raises(KeyError, match="then"):
+        started.result()
+
+
+def test_chunks_that_came_with_the_last_state_are_not_lost(fake: FakeRunpod, submit: Submit) -> None:
+    last = [{"output": chunk_of(1)}, {"output": chunk_of(2)}, {"output": END}]
+    fake.script("stream", Answer(200, {"status": "COMPLETED", "stream": last}))
+    call = submit(streams=True, is_generator=True)
+    fake.wait_for("stream", 2)
+    fake.finish("job-1", output=[])
+    assert call.result(DEADLINE_S) == [1, 2]
+
+
+def test_leaving_a_stream_early_cancels_it(fake: FakeRunpod, started: StreamCall[Any]) -> None:
+    fake.yield_chunk("job-1", chunk_of(1))
+    for value in started:
+        assert value == 1
+        break
+    fake.wait_for("cancel")
+    assert started.cancelled()
+
+
+def test_cancelling_ends_the_iteration(fake: FakeRunpod, started: StreamCall[Any]) -> None:
+    fake.yield_chunk("job-1", chunk_of(1))
+    values = iter(started)
+    assert next(values) == 1
+    assert started.cancel()
+    with pytest.raises(JobCancelled):
+        next(values)
+    assert fake.wait_for("cancel")[0].job_id == "job-1"
+
+
+def test_a_stream_whose_worker_lacks_code_is_sent_again(fake: FakeRunpod, started: StreamCall[Any]) -> None:
+    (digest,) = fake.seen("run")[0].blobs
+    fake.yield_chunk("job-1", Outcome(missing=(digest,)).encode())
+    fake.finish("job-1", output=[])
+    fake.wait_for("run", 2)
+    assert fake.seen("run")[1].blobs == {digest}
+    fake.yield_chunk("job-2", chunk_of("value"))
+    fake.yield_chunk("job-2", END)
+    fake.finish("job-2", output=[])
+    assert started.result(DEADLINE_S) == ["value"]
+    assert started.job_id == "job-2"
+
+
+def test_a_platform_that_does_not_hold_streams_is_asked_with_pauses(
+    fake: FakeRunpod, submit: Submit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(window, "_MIN_INTERVAL_S", 0.05)
+    fake.hold_s = 0.0
+    call = submit(streams=True, is_generator=True)
+    first, second, third = fake.wait_for("stream", 3)[:3]
+    assert min(second.at - first.at, third.at - second.at) >= 0.04
+    fake.yield_chunk("job-1", chunk_of(1))
+    fake.yield_chunk("job-1", END)
+    fake.finish("job-1", output=[])
+    assert call.result(DEADLINE_S) == [1]
+
+
+def test_a_function_that_returns_works_on_a_lane_of_streams(fake: FakeRunpod, submit: Submit) -> None:
+    call = submit("ignored", streams=True)
+    assert not isinstance(call, StreamCall)
+    fake.wait_for("stream")
+    result = Outcome(result=dumps(42, what="a result").data, worker="w1").encode()
+    fake.yield_chunk("job-1", result)
+    fake.finish("job-1", output=[result])
+    assert call.result(DEADLINE_S) == 42
+
+
+def test_streams_and_plain_calls_have_lanes_of_their_own(fake: FakeRunpod, submit: Submit) -> None:
+    stream = submit(streams=True, is_generator=True)
+    fake.wait_for("stream")
+    assert submit(1).result(DEADLINE_S) == 1
+    assert (len(fake.seen("run")), len(fake.seen("runSync"))) == (1, 1)
+    stream.cancel()
+
+
+def test_a_stream_survives_trouble_while_it_is_followed(
+    fake: FakeRunpod, submit: Submit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lane, "_TRANSPORT_PAUSE_S", 0.01)
+    fake.script("stream", problem(503, "restarting"), Answer(404, {}), Answer(429, {}, {"Retry-After": "0"}))
+    call = submit(streams=True, is_generator=True)
+    fake.wait_for("stream", 4)
+    fake.yield_chunk("job-1", chunk_of(1))
+    fake.yield_chunk("job-1", END)
+    fake.finish("job-1", output=[])
+    assert call.result(DEADLINE_S) == [1]
+    assert len(fake.seen("run")) == 1
