@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who is measured, in which environment, at which version. Change versions of the peers here."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Final
+
+from .environments import EnvironmentUnavailable, provide
+from .figures import OURS, public_reason
+
+__all__ = ["DASK", "FLASH", "LOKY", "RAY", "RUNPOD_FLASH", "Contestant", "versions"]
+
+
+@dataclass(frozen=True, slots=True)
+class Contestant:
+    """One package under measurement.
+
+    Attributes:
+        name: As in the report.
+        key: Name of it for the programs.
+        requirements: Of its own environment; empty for ours, which is the one that runs the benchmarks.
+    """
+
+    name: str
+    key: str
+    requirements: tuple[str, ...] = ()
+
+    def python(self) -> Path:
+        """Return its interpreter, building its environment on the first ask.
+
+        Raises:
+            EnvironmentUnavailable: It cannot be installed.
+        """
+        return provide(self.requirements) if self.requirements else Path(sys.executable)
+
+
+@cache
+def _like_ours(*names: str) -> tuple[str, ...]:
+    """Pin packages to the versions that we run with, so that both sides compute with the same code."""
+    return tuple(f"{name}=={metadata.version(name)}" for name in names)
+
+
+_SCIENCE: Final = _like_ours("joblib", "scikit-learn", "numpy", "scipy")
+
+FLASH: Final = Contestant(OURS, "flash")
+RAY: Final = Contestant("Ray", "ray", ("ray==2.60.0",))
+DASK: Final = Contestant("Dask", "dask", ("distributed==2026.8.0", "dask==2026.8.0", *_SCIENCE))
+LOKY: Final = Contestant("loky", "loky", ("loky==3.7.0", *_SCIENCE))
+RUNPOD_FLASH: Final = Contestant("runpod-flash", "runpod_flash", ("runpod-flash==1.21.0",))
+
+#: Distributions of ours whose versions explain a figure.
+_PARTS: Final = (
+    "flash-plugins", "flash-plugins-joblib", "runpod", "aiohttp", "httpx", "httpx-aiohttp", "uvicorn", "starlette",
+    "uvloop", "httptools", "cloudpickle", "joblib", "scikit-learn", "numpy",
+)  # fmt: skip
+
+
+def versions() -> dict[str, dict[str, str]]:
+    """Return the versions of everything that takes part, by contestant; peers that cannot be installed say so."""
+    found = {OURS: {name: metadata.version(name) for name in _PARTS}}
+    for peer in (RAY, DASK, LOKY, RUNPOD_FLASH):
+        try:
+            peer.python()
+        except EnvironmentUnavailable as error:
+            found[peer.name] = {"unavailable": public_reason(str(error))}
+        else:
+            found[peer.name] = dict(pin.split("==") for pin in peer.requirements)
+    return found

@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rows of the report, one module each: `measure(sizes)` yields figures. `ROWS` has them in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from ..figures import Figure
+from ..sizes import Sizes
+from . import calls, demo, imports, joblib_work, memory, start
+
+__all__ = ["ROWS"]
+
+#: By the name for `--only`.
+ROWS: Final[dict[str, Callable[[Sizes], Iterator[Figure]]]] = {
+    "calls": calls.measure,
+    "start": start.measure,
+    "imports": imports.measure,
+    "memory": memory.measure,
+    "joblib": joblib_work.measure,
+    "demo": demo.measure,
+}
