@@ -258,7 +258,7 @@ def _check_flashboot(value: object) -> bool:
 def _check_scaler_value(scaler: ServerlessScalerType, value: object) -> float:
     if scaler is ServerlessScalerType.REQUEST_COUNT:
         return _check_int("scaler_value", value, 1, unit="requests per worker (REQUEST_COUNT)")
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0.5:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.5 <= value < float("inf"):
         raise ConfigError(f"Endpoint(scaler_value={value!r}): QUEUE_DELAY takes seconds, at least 0.5")
     return value
 
@@ -322,8 +322,8 @@ class Settings:
             platform_source=source if chosen else None,
             api_key=key,
             key_source=key_source,
-            api_base=environ.get("RUNPOD_API_BASE_URL", api.CLOUD_API_BASE).rstrip("/"),
-            job_base=environ.get("RUNPOD_ENDPOINT_BASE_URL", api.CLOUD_JOB_BASE).rstrip("/").removesuffix("/v2"),
+            api_base=(environ.get("RUNPOD_API_BASE_URL") or api.CLOUD_API_BASE).rstrip("/"),
+            job_base=(environ.get("RUNPOD_ENDPOINT_BASE_URL") or api.CLOUD_JOB_BASE).rstrip("/").removesuffix("/v2"),
             progress=_check_progress(environ.get("FLASH_PROGRESS") or progress or "auto"),
         )
 
@@ -355,6 +355,6 @@ def _find_key(environ: Mapping[str, str]) -> tuple[str | None, str | None]:
         found = tomllib.loads(path.read_text()).get("default", {}).get("api_key")
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return None, None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, AttributeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, AttributeError, IsADirectoryError) as error:
         raise ConfigError(f"{path} is not a Runpod configuration file ({error}); repair or remove it") from error
     return (found, str(path)) if isinstance(found, str) and found else (None, None)

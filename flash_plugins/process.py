@@ -32,19 +32,18 @@ def configure(*, platform: str | None = None, progress: str | None = None) -> No
         progress: `auto` (default: off in CI), `on` or `off`. The variable `FLASH_PROGRESS` wins over this.
 
     Raises:
-        ConfigError: A value is none of these, or the platform was chosen already.
+        ConfigError: `progress` is none of these, or the platform was chosen already. Whether `platform` exists
+            is seen when it is chosen: plugins may add others.
     """
     with _lock:
-        if platform is not None:
-            if _session is not None and _session.has_platform:
-                raise ConfigError(
-                    f"configure(platform={platform!r}) comes too late: this process already uses platform "
-                    f"{_session.platform().name!r}; call it before the first call"
-                )
-            _configured["platform"] = platform
-        if progress is not None:
-            _configured["progress"] = progress
-        Settings.load(**_configured)
+        if platform is not None and _session is not None and _session.has_platform:
+            raise ConfigError(
+                f"configure(platform={platform!r}) comes too late: this process already uses platform "
+                f"{_session.platform().name!r}; call it before the first call"
+            )
+        given = {key: value for key, value in (("platform", platform), ("progress", progress)) if value is not None}
+        Settings.load(**{**_configured, **given})
+        _configured.update(given)
 
 
 def settings() -> Settings:
