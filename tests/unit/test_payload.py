@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Envelopes: what goes out comes back equal, and whatever else arrives is an error that says so."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flash_plugins import EnvelopeError, PayloadTooLarge
+from flash_plugins.payload import (
+    CallEnvelope,
+    Outcome,
+    check_size,
+    decode_bytes,
+    decode_failure_text,
+    decode_outcome,
+    digest_of,
+    encode_bytes,
+    encode_failure_text,
+)
+
+POLICY = {"executionTimeout": 5_000, "ttl": 10_000}
+
+contents = st.binary(max_size=200)
+
+
+@st.composite
+def envelopes(draw: st.DrawFn) -> CallEnvelope:
+    code, bundle, instance = draw(contents), draw(st.none() | contents), draw(st.none() | contents)
+    blobs = {digest_of(blob): blob for blob in (code, bundle, instance) if blob is not None}
+    return CallEnvelope(
+        code=digest_of(code),
+        args=draw(contents),
+        python=draw(st.sampled_from(["3.11", "3.14"])),
+        bundle=None if bundle is None else digest_of(bundle),
+        instance=None if instance is None else digest_of(instance),
+        method=draw(st.none() | st.text(max_size=20)),
+        log_level=draw(st.integers(0, 60)),
+        blobs=blobs,
+    )
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
+    max_leaves=10,
+)
+
+
+def sent(envelope: CallEnvelope, *blobs: str) -> Any:
+    """The job as a platform reads it."""
+    return json.loads(envelope.encode(blobs, POLICY))
+
+
+@given(envelopes())
+def test_an_envelope_survives_the_wire(envelope: CallEnvelope) -> None:
+    job = sent(envelope, *envelope.blobs)
+    assert job["policy"] == POLICY
+    assert CallEnvelope.decode(job["input"]) == envelope
+
+
+@given(envelopes())
+def test_an_envelope_without_blobs_names_what_it_needs(envelope: CallEnvelope) -> None:
+    arrived = CallEnvelope.decode(sent(envelope)["input"])
+    assert arrived.blobs == {}
+    assert arrived.needs == envelope.needs
+    assert set(envelope.needs) == set(envelope.blobs)
+    assert arrived.args == envelope.args
+
+
+def test_only_the_named_blobs_travel() -> None:
+    envelope = CallEnvelope(code="a", bundle="b", args=b"", python="3.11", blobs={"a": b"1", "b": b"2"})
+    assert set(sent(envelope, "b")["input"]["blobs"]) == {"b"}
+
+
+def test_the_input_is_never_an_empty_object() -> None:
+    assert sent(CallEnvelope(code="", args=b"", python=""))["input"]
+
+
+def test_the_body_is_ascii_and_close_to_the_size_of_its_content() -> None:
+    envelope = CallEnvelope(code="c", args=b"\xff" * 30_000, python="3.11", method="größer")
+    body = envelope.encode([], POLICY)
+    assert body.isascii()
+    assert 40_000 <= len(body) <= 40_500
+
+
+def test_contents_are_not_shown() -> None:
+    assert "secret" not in repr(CallEnvelope(code="c", args=b"", python="3.11", blobs={"c": b"secret"}))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "a NoneType"),
+        ("text", "a str"),
+        ([], "a list"),
+        ({}, "keys []"),
+        ({"prompt": "hi", "seed": 1}, "['prompt', 'seed']"),
+        ({"flash_plugins": 2}, "version 2"),
+        ({"flash_plugins": None}, "version None"),
+        ({"flash_plugins": 1}, "damaged: KeyError"),
+        ({"flash_plugins": 1, "code": "c", "args": 5, "python": "3"}, "arguments is a int"),
+        ({"flash_plugins": 1, "code": "c", "args": "A", "python": "3"}, "arguments is not base64"),
+        ({"flash_plugins": 1, "code": "c", "args": "", "python": "3", "blobs": []}, None),
+        ({"flash_plugins": 1, "code": "c", "args": "", "python": "3", "blobs": ["x"]}, "damaged"),
+        ({"flash_plugins": 1, "code": "c", "args": "", "python": "3", "blobs": {"ab": "%"}}, "blob ab"),
+        ({"flash_plugins": 1, "code": "c", "args": "", "python": "3", "log_level": "high"}, "damaged"),
+    ],
+)
+def test_an_input_of_somebody_else_is_an_error(content: Any, words: str | None) -> None:
+    if words is None:
+        assert CallEnvelope.decode(content).blobs == {}
+        return
+    with pytest.raises(EnvelopeError) as caught:
+        CallEnvelope.decode(content)
+    assert words in str(caught.value)
+
+
+@given(
+    json_values | st.dictionaries(st.sampled_from(["flash_plugins", "code", "args", "python", "blobs"]), json_values)
+)
+def test_no_input_does_anything_but_decode_or_fail_as_an_envelope(content: Any) -> None:
+    try:
+        CallEnvelope.decode(content)
+    except EnvelopeError:
+        return
+
+
+outcomes = st.one_of(
+    st.builds(Outcome, result=contents),
+    st.builds(Outcome, chunk=contents),
+    st.builds(Outcome, missing=st.lists(st.text(min_size=1), min_size=1).map(tuple)),
+    st.builds(Outcome, failure=st.dictionaries(st.text(), json_values, min_size=1)),
+    st.just(Outcome(ended=True)),
+)
+
+
+@given(outcomes, st.none() | st.floats(0, 1e6), st.none() | st.text(), st.none() | st.integers(1, 99_999))
+def test_an_outcome_survives_the_wire(outcome: Outcome, seconds: float, worker: str, pid: int) -> None:
+    from dataclasses import replace
+
+    outcome = replace(outcome, seconds=seconds, worker=worker, pid=pid, records=[{"stream": "stdout", "text": "ä"}])
+    assert decode_outcome(json.loads(json.dumps(outcome.encode()))) == outcome
+
+
+def test_an_empty_result_is_a_result() -> None:
+    assert decode_outcome(Outcome(result=b"").encode()).result == b""
+    assert decode_outcome(Outcome(ended=True).encode()).result is None
+
+
+@given(st.dictionaries(st.sampled_from(["type", "message", "traceback", "other"]), json_values, min_size=1))
+def test_a_failure_rides_in_the_error_text(failure: dict[str, Any]) -> None:
+    outcome = Outcome(failure=failure, worker="w", pid=1, seconds=0.5)
+    assert decode_failure_text(encode_failure_text(outcome)) == outcome
+
+
+def test_a_failure_has_the_keys_of_the_official_sdk() -> None:
+    text = encode_failure_text(Outcome(failure={"type": "KeyError", "message": "'x'", "traceback": "Traceback"}))
+    content = json.loads(text)
+    assert content["error_type"] == "KeyError"
+    assert content["error_message"] == "'x'"
+    assert content["error_traceback"] == "Traceback"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        None,
+        "",
+        "boom",
+        "flash_plugins.worker: killed",
+        '"flash_plugins"',
+        '["flash_plugins"]',
+        '{"a": "flash_plugins"}',
+    ],
+)
+def test_an_error_of_somebody_else_is_none_of_ours(text: str | None) -> None:
+    assert decode_failure_text(text) is None
+
+
+def test_a_failure_of_another_version_is_an_error() -> None:
+    with pytest.raises(EnvelopeError, match="version 9"):
+        decode_failure_text('{"flash_plugins": 9}')
+
+
+@given(contents)
+def test_bytes_survive_base64(content: bytes) -> None:
+    text = encode_bytes(content)
+    assert "\n" not in text
+    assert decode_bytes(text, "it") == content
+
+
+@pytest.mark.parametrize("text", ["%%%%", "AAA", "AA=A", "AAAA\n", "äöü", "AA AA", "=", 5, None, b"AAAA"])
+def test_anything_but_base64_is_an_error_that_names_the_part(text: object) -> None:
+    with pytest.raises(EnvelopeError, match="the part"):
+        decode_bytes(text, "the part")
+
+
+@pytest.mark.parametrize("size", [0, 10])
+def test_what_fits_passes(size: int) -> None:
+    check_size(size, 10, "it")
+
+
+def test_what_does_not_fit_is_an_error_with_both_sizes() -> None:
+    with pytest.raises(PayloadTooLarge, match=r"the parcel takes 12\.0 MB.*limit of 10 MB") as caught:
+        check_size(12_000_000, 10_000_000, "the parcel")
+    assert (caught.value.size_bytes, caught.value.limit_bytes) == (12_000_000, 10_000_000)
+    assert isinstance(caught.value, ValueError)
+
+
+def test_digests_are_sha256_in_hex() -> None:
+    assert digest_of(b"") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"

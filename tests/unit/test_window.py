@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How many jobs fly, and when one is looked at again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flash_plugins.dispatcher import window
+from flash_plugins.dispatcher.window import MAX_IN_FLIGHT, Poller, Window
+
+
+class Clock:
+    """Time that passes when somebody sleeps, and only then."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+        self.slept: list[float] = []
+
+    def monotonic(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(window, "time", made)  # in that module only
+    monkeypatch.setattr(window, "asyncio", made)
+    return made
+
+
+def run(turns: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Drive a coroutine that never really waits; an event loop would ask for the time too."""
+    with pytest.raises(StopIteration):
+        turns().send(None)
+
+
+def test_a_window_begins_at_its_most() -> None:
+    assert Window().size == MAX_IN_FLIGHT == 200
+    assert Window(5).size == 5
+
+
+def test_a_refusal_halves_the_window() -> None:
+    made = Window(8)
+    sizes = []
+    for _ in range(5):
+        made.shrink()
+        sizes.append(made.size)
+    assert sizes == [4, 2, 1, 1, 1]
+
+
+def test_a_window_of_successes_adds_one() -> None:
+    made = Window(100)
+    made.shrink()
+    for _ in range(51):
+        made.grow()
+    assert made.size == 51
+
+
+def test_success_never_passes_the_most() -> None:
+    made = Window(3)
+    made.grow()
+    assert made.size == 3
+    made.shrink()
+    for _ in range(100):
+        made.grow()
+    assert made.size == 3
+
+
+@given(st.integers(1, 500), st.lists(st.booleans(), max_size=200))
+def test_a_window_lets_at_least_one_through_and_never_too_many(most: int, events: list[bool]) -> None:
+    made = Window(most)
+    for is_success in events:
+        if is_success:
+            made.grow()
+        else:
+            made.shrink()
+        assert 1 <= made.size <= most
+
+
+@pytest.mark.parametrize(
+    ("age_s", "interval_s"), [(0.0, 0.25), (2.5, 0.25), (5.0, 0.5), (20.0, 2.0), (50.0, 5.0), (3600.0, 5.0)]
+)
+def test_an_old_job_is_looked_at_less_often(clock: Clock, age_s: float, interval_s: float) -> None:
+    run(lambda: Poller().turn(age_s=age_s))
+    assert clock.slept == pytest.approx([interval_s])
+
+
+def test_looks_are_spaced_out(clock: Clock) -> None:
+    poller = Poller()
+    for _ in range(4):
+        run(lambda: poller.turn(age_s=0.0))
+    assert clock.slept == pytest.approx([0.25, 0.26, 0.27, 0.28])
+
+
+def test_a_pause_in_looks_is_not_made_up_for(clock: Clock) -> None:
+    poller = Poller()
+    for _ in range(100):
+        run(lambda: poller.turn(age_s=0.0))
+    clock.now += 60.0
+    run(lambda: poller.turn(age_s=0.0))
+    assert clock.slept[-1] == pytest.approx(0.25)
+
+
+def test_two_thousand_jobs_are_looked_at_a_hundred_times_a_second(clock: Clock) -> None:
+    poller = Poller()
+    for _ in range(2_000):
+        run(lambda: poller.turn(age_s=0.0))
+    assert clock.slept[-1] == pytest.approx(20.24)
+
+
+def test_a_turn_really_waits() -> None:
+    async def one() -> float:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        await Poller().turn(age_s=0.0)
+        return loop.time() - began
+
+    assert asyncio.run(one()) >= 0.24
