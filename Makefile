@@ -4,6 +4,7 @@
 #   make demo         run the main job: scikit-learn's grid search on the local platform, no account
 #   make test         format, lint, types and every test but those of `make conformance`
 #   make conformance  other people's clients and suites, each in an environment of its own under .cache/
+#   make bench        speed and memory beside other packages, on an idle machine (benchmarks/README.md)
 #   make format       let ruff rewrite what it can
 #   make lock         pin the newest versions in constraints.txt
 #   make clean        remove everything that these commands made
@@ -20,7 +21,7 @@ DEMO := $(VENV)/.installed-demo-$(KEY)
 DEV := $(VENV)/.installed-dev-$(KEY)
 
 SOURCES := flash_plugins tests $(wildcard conftest.py) $(wildcard plugins/*/flash_*) $(wildcard plugins/*/tests)
-SCRIPTS := $(wildcard examples/*.py) $(wildcard benchmarks/*.py)
+SCRIPTS := $(wildcard examples/*.py) $(wildcard benchmarks/*.py benchmarks/*/*.py)
 
 export UV_PYTHON_DOWNLOADS := never
 export UV_NO_PROGRESS := 1
@@ -35,7 +36,7 @@ export UV_CACHE_DIR ?= $(CURDIR)/.cache/uv
 export PIP_CACHE_DIR ?= $(CURDIR)/.cache/pip
 endif
 
-.PHONY: help demo test check conformance format lock clean
+.PHONY: help demo test check conformance bench format lock clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -53,6 +54,9 @@ test: check
 
 conformance: $(DEV)
 	@$(PY) -m pytest -m conformance
+
+bench: $(DEV)
+	@$(PY) -m benchmarks $(BENCH)
 
 format: $(DEV)
 	@$(PY) -m ruff check --fix --quiet . || true

@@ -44,6 +44,9 @@ HOST = "127.0.0.1"
 _OWNER_CHECK_S = 0.5
 #: Seconds that workers get to end by themselves when the platform ends.
 _WORKER_GRACE_S = 1.0
+#: The same when it ends because its owner did: nobody waits for results, but somebody may wait for the prompt.
+#: The SDK of an idle worker takes 1.1 s to notice SIGTERM, so it is usually killed.
+_OWNERLESS_GRACE_S = 0.2
 #: Idle connections are kept longer than any client keeps them, seconds: a server that closes first makes a
 #: client's next POST fail, which nobody may safely repeat.
 _KEEP_ALIVE_S = 120
@@ -119,6 +122,7 @@ class _Platform:
         self._key = options.key or secrets.token_urlsafe(24)
         self._url = f"http://{HOST}:{listener.getsockname()[1]}"
         self._ending = asyncio.Event()
+        self._worker_grace_s = _WORKER_GRACE_S
 
     async def serve(self, config: uvicorn.Config) -> None:
         clock = SystemClock()
@@ -149,7 +153,7 @@ class _Platform:
         await asyncio.wait({asyncio.create_task(self._ending.wait()), serving}, return_when=asyncio.FIRST_COMPLETED)
         registry.close()
         server.should_exit = True
-        await asyncio.gather(processes.close(grace_s=_WORKER_GRACE_S), webhooks.close())
+        await asyncio.gather(processes.close(grace_s=self._worker_grace_s), webhooks.close())
         await serving
         # The guardian has done this, unless it was killed.
         shutil.rmtree(self._run_dir, ignore_errors=True)
@@ -168,6 +172,7 @@ class _Platform:
     def _on_owner_pipe(self) -> None:
         if not os.read(0, 4096):
             asyncio.get_running_loop().remove_reader(0)
+            self._worker_grace_s = _OWNERLESS_GRACE_S
             self._ending.set()
 
     async def _watch_parent(self, owner_pid: int) -> None:
