@@ -102,13 +102,14 @@ class Call(Future[T], Generic[T]):
             if not super().cancel():
                 return False
             self.set_running_or_notify_cancel()  # wakes `concurrent.futures.wait` too
-        if self._submission is not None:
-            self._submission.cancel()
+        if (submission := self._submission) is not None:  # taken once: the loop may let go of it meanwhile
+            submission.cancel()
         return True
 
     def running(self) -> bool:
         """Return whether the call was sent and is not done."""
-        return not self.done() and self._submission is not None and self._submission.is_sent
+        submission = self._submission
+        return not self.done() and submission is not None and submission.is_sent
 
     def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
         """Call `fn(call)` once the call is done, in a thread that runs nothing but such callbacks.
@@ -172,8 +173,8 @@ class Call(Future[T], Generic[T]):
                 "or .cancel() it"
             ) from None
         except KeyboardInterrupt:
-            if self._submission is not None:
-                self._submission.interrupt()
+            if (submission := self._submission) is not None:
+                submission.interrupt()
             raise
 
     def _decode(self) -> tuple[bool, Any]:
@@ -253,8 +254,8 @@ class StreamCall(Call[list[T]], Generic[T]):
             self.cancel()  # nobody will look at the rest
             raise
         except KeyboardInterrupt:
-            if self._submission is not None:
-                self._submission.interrupt()
+            if (submission := self._submission) is not None:
+                submission.interrupt()
             raise
         self.result()
 
