@@ -11,7 +11,7 @@
     │   │   └── NotFoundError (LookupError)
     │   └── MissingDependencyError (ImportError)    an optional package is not installed
     ├── PayloadError                        what should travel cannot
-    │   ├── UnpicklableError (TypeError)
+    │   ├── UnpicklableError (TypeError, pickle.PicklingError)
     │   ├── PayloadTooLarge (ValueError)
     │   └── EnvelopeError (ValueError)      not our envelope, or another version of it
     ├── JobError                            one job did not end well; has .job_id
@@ -31,6 +31,7 @@ A message says what failed with its value, the likely reason, and the next step.
 from __future__ import annotations
 
 from concurrent.futures import CancelledError
+from pickle import PicklingError
 
 __all__ = [
     "ApiError",
@@ -109,7 +110,7 @@ class PayloadError(FlashPluginsError):
     """Something that should travel to or from a worker cannot."""
 
 
-class UnpicklableError(PayloadError, TypeError):
+class UnpicklableError(PayloadError, TypeError, PicklingError):
     """An argument, function or result cannot be pickled; the message has the path to the culprit."""
 
 

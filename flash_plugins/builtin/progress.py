@@ -78,27 +78,28 @@ class Progress:
         return mode == "on" or (mode == "auto" and not self._is_ci)
 
     def _show(self) -> None:
-        out = self._stream or sys.stderr
-        is_terminal = out is not None and out.isatty()
+        out: TextIO | None = self._stream or sys.stderr
+        is_terminal = out is not None and not out.closed and out.isatty()
         interval_s = _TERMINAL_INTERVAL_S if is_terminal else _LOG_INTERVAL_S
         next_at, is_shown = self._began_at + _QUIET_S, False
         with self._changed:
             while not self._is_over():
                 wait_until = next_at if self._open else min(next_at, self._idle_since + _LINGER_S)
                 self._changed.wait(max(0.0, wait_until - time.monotonic()))
-                if out is not None and self._open and time.monotonic() >= next_at:
-                    self._write(out, is_terminal)
+                if self._open and time.monotonic() >= next_at:
+                    out = self._write(out, "\r\x1b[2K{}" if is_terminal else "flash-plugins: {}\n")
                     next_at, is_shown = time.monotonic() + interval_s, True
-            if out is not None and (is_shown or self._idle_since - self._began_at >= _QUIET_S):
-                self._write(out, is_terminal)
-                if is_terminal:
-                    out.write("\n")
+            if is_shown or self._idle_since - self._began_at >= _QUIET_S:
+                self._write(out, "\r\x1b[2K{}\n" if is_terminal else "flash-plugins: {}\n")
             self._is_stretch = False
 
     def _is_over(self) -> bool:
         return not self._open and time.monotonic() - self._idle_since >= _LINGER_S
 
-    def _write(self, out: TextIO, is_terminal: bool) -> None:
+    def _write(self, out: TextIO | None, form: str) -> TextIO | None:
+        """Write the line; returns where the next one goes, None once nobody can read it."""
+        if out is None:
+            return None
         seconds = (time.monotonic() if self._open else self._idle_since) - self._began_at
         parts = [f"{self._ended}/{self._total} calls done"]
         if self._open and not self._workers:
@@ -112,5 +113,9 @@ class Progress:
         if self._ended:
             parts.append(f"{self._ended / max(seconds, 1e-9):.1f}/s")
         text = f"{', '.join(sorted(self._endpoints))}: {' · '.join(parts)} · {seconds:.0f} s"
-        out.write(f"\r\x1b[2K{text}" if is_terminal else f"flash-plugins: {text}\n")
-        out.flush()
+        try:
+            out.write(form.format(text))
+            out.flush()
+        except (OSError, ValueError):  # closed meanwhile
+            return None
+        return out

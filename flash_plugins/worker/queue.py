@@ -23,7 +23,7 @@ from ..errors import MissingDependencyError
 from ..platforms import api
 from .lifeline import tie_forked_children
 from .link import pack, read_frame
-from .runner import CALL, CANCEL, DONE
+from .runner import CALL, CANCEL, CANCELLED_EXIT_CODE, DONE
 
 __all__ = ["RunnerProcess", "declared_concurrency", "serve"]
 
@@ -151,7 +151,8 @@ class RunnerProcess:
 
     async def _ended(self) -> None:
         code = await asyncio.get_running_loop().run_in_executor(None, self._wait_for_exit)
-        if not self._is_replacing:
+        was_cancelled = self._concurrency == 1 and code == CANCELLED_EXIT_CODE
+        if not self._is_replacing and not was_cancelled:
             self._end_worker(_describe_exit(code), code)
         self._is_replacing = False
         if self._writer is not None:

@@ -39,10 +39,13 @@ from .lifeline import die_with_parent
 from .link import BlockingLink
 from .run import MissingBlobs, Prepared, Preparer
 
-__all__ = ["CallCancelled", "Runner", "main"]
+__all__ = ["CANCELLED_EXIT_CODE", "CallCancelled", "Runner", "main"]
 
 #: Frame kinds towards the runner and back.
 CALL, CANCEL, CHUNK, DONE = "call", "cancel", "chunk", "done"
+
+#: Exit code of a runner that was cancelled where its state would not survive an exception: it is to be replaced.
+CANCELLED_EXIT_CODE = 75
 
 
 class CallCancelled(BaseException):
@@ -75,6 +78,7 @@ class Runner:
         self._concurrency = concurrency
         self._worker_id = worker_id
         self._inline_job: str | None = None
+        self._is_preparing = False
         self._inline_task: asyncio.Task[Any] | None = None
         self._tasks: dict[str, asyncio.Task[Any]] = {}
         self._loop = asyncio.new_event_loop()
@@ -136,7 +140,11 @@ class Runner:
             try:
                 envelope = CallEnvelope.decode(content)
                 capture.follow_log_level(envelope.log_level)
-                prepared = self._preparer.prepare(envelope)
+                self._is_preparing = True
+                try:
+                    prepared = self._preparer.prepare(envelope)
+                finally:
+                    self._is_preparing = False
                 outcome = self._make(job_id, prepared, outcome, drive)
             except MissingBlobs as missing:
                 outcome = replace(outcome, missing=missing.digests)
@@ -175,14 +183,26 @@ class Runner:
             check_size(size, limit, "a yielded value", "yield smaller parts, or return the whole")
             self._link.send((CHUNK, job_id, Outcome(chunk=chunk).encode()))
 
-    def _on_cancel_signal(self, _number: int, _frame: FrameType | None) -> None:
+    def _on_cancel_signal(self, _number: int, frame: FrameType | None) -> None:
         if self._inline_job is None:
             return  # it ended while the signal was on its way
+        if self._is_preparing or _is_importing(frame):
+            # A module, or what is kept between calls, would be left half made: better a fresh process.
+            sys.stderr.flush()
+            os._exit(CANCELLED_EXIT_CODE)
         if self._inline_task is not None:
             self._loop.call_soon_threadsafe(self._inline_task.cancel)
             return
         self._inline_job = None  # once is enough
         raise CallCancelled
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 async def _awaited(value: Any) -> Any:
