@@ -7,6 +7,7 @@ import asyncio
 import concurrent.futures
 import logging
 import os
+import sys
 import threading
 import time
 import warnings
@@ -290,6 +291,26 @@ def test_a_call_that_kills_its_worker_again_and_again_fails_with_the_reason() ->
     with pytest.raises(flash_plugins.WorkerLost, match="SIGKILL"):
         die(9).result(DEADLINE_S)
     assert add(1).result(DEADLINE_S) == 2
+
+
+single = Endpoint(name="single", cpu="cpu5c-4-8", workers=(0, 1))
+
+
+@single
+def import_from(folder: str | None) -> int:
+    if folder is not None:
+        sys.path.insert(0, folder)
+        import imported_slowly  # type: ignore[import-not-found]  # noqa: F401
+    return os.getpid()
+
+
+def test_a_call_cancelled_amid_an_import_leaves_no_half_imported_module(tmp_path: Path) -> None:
+    (tmp_path / "imported_slowly.py").write_text("import time\nfor _ in range(600):\n    time.sleep(0.05)\n")
+    before = import_from(None).result(DEADLINE_S)
+    call = import_from(str(tmp_path))
+    time.sleep(1.5)
+    call.cancel()
+    assert import_from(None).result(DEADLINE_S) != before
 
 
 streams = Endpoint(name="streams", cpu="cpu5c-4-8", workers=(0, 1), idle_timeout=30)
