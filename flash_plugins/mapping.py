@@ -57,9 +57,7 @@ class MapIterator(Generic[T]):
         self._is_exhausted = False
         self._pending: dict[Call[Any], None] = {}  # a set in the order of the inputs
         self._pending_bytes = 0
-        self._finished: deque[Call[Any]] = deque()
-        self._changed = threading.Condition()
-        self._wake_consumer: Callable[[], object] | None = None
+        self._arrivals = _Arrivals()
         self._top_up()
 
     def __iter__(self) -> Iterator[T]:
@@ -69,7 +67,7 @@ class MapIterator(Generic[T]):
         if not self._pending:
             raise StopIteration
         try:
-            call = next(iter(self._pending)) if self._is_ordered else self._wait_for_finished()
+            call = next(iter(self._pending)) if self._is_ordered else self._arrivals.wait()
             outcome = self._outcome_of(call, call.result)
         except BaseException:
             self.close()
@@ -84,7 +82,7 @@ class MapIterator(Generic[T]):
         if not self._pending:
             raise StopAsyncIteration
         try:
-            call = next(iter(self._pending)) if self._is_ordered else await self._await_finished()
+            call = next(iter(self._pending)) if self._is_ordered else await self._arrivals.arrived()
             await call.settled()
             outcome = self._outcome_of(call, call.result)
         except BaseException:
@@ -105,6 +103,13 @@ class MapIterator(Generic[T]):
             self.close()
 
     def _top_up(self) -> None:
+        try:
+            self._take_inputs()
+        except BaseException:  # the inputs, or pickling one of them, failed
+            self.close()
+            raise
+
+    def _take_inputs(self) -> None:
         while not self._is_exhausted and len(self._pending) < self._window:
             if self._pending_bytes > _WINDOW_BYTES and len(self._pending) >= _LARGE_WINDOW:
                 return
@@ -117,46 +122,57 @@ class MapIterator(Generic[T]):
             self._pending[call] = None
             self._pending_bytes += call.payload_bytes
             if not self._is_ordered:
-                Future.add_done_callback(call, self._note_finished)
+                # Not a method of ours: calls that fly would keep this iterator, which ends them when it is dropped.
+                Future.add_done_callback(call, self._arrivals.note)
 
     def _took(self, call: Call[Any]) -> None:
         del self._pending[call]
         self._pending_bytes -= call.payload_bytes
-        try:
-            self._top_up()
-        except BaseException:  # the inputs, or pickling one of them, failed
-            self.close()
-            raise
+        self._top_up()
 
     def _outcome_of(self, call: Call[Any], result: Callable[[], T]) -> T:
         try:
             return result()
         except Exception as error:  # whatever the function raised
-            if not self._returns_exceptions:
-                raise
-            return error  # type: ignore[return-value]
+            if self._returns_exceptions:
+                return error  # type: ignore[return-value]
+            if isinstance(error, (StopIteration, StopAsyncIteration)):  # would end the iteration as if it were over
+                raise RuntimeError(f"{call!r} raised {type(error).__name__}") from error
+            raise
 
-    def _note_finished(self, call: Future[Any]) -> None:
+
+class _Arrivals:
+    """Calls in the order in which they end, for one consumer in a thread or in a coroutine."""
+
+    def __init__(self) -> None:
+        self._ended: deque[Call[Any]] = deque()
+        self._changed = threading.Condition()
+        self._wake_consumer: Callable[[], object] | None = None
+
+    def note(self, call: Future[Any]) -> None:
+        """Take a call that ended. Any thread."""
         with self._changed:
-            self._finished.append(call)  # type: ignore[arg-type]
+            self._ended.append(call)  # type: ignore[arg-type]
             self._changed.notify_all()
         if (wake := self._wake_consumer) is not None:
             wake()
 
-    def _wait_for_finished(self) -> Call[Any]:
+    def wait(self) -> Call[Any]:
+        """Return the next call that ends."""
         with self._changed:
-            while not self._finished:
+            while not self._ended:
                 self._changed.wait()
-        return self._finished.popleft()
+        return self._ended.popleft()
 
-    async def _await_finished(self) -> Call[Any]:
+    async def arrived(self) -> Call[Any]:
+        """As `wait`, in a coroutine."""
         loop = asyncio.get_running_loop()
         changed = asyncio.Event()
         self._wake_consumer = lambda: loop.call_soon_threadsafe(changed.set)
         try:
-            while not self._finished:
+            while not self._ended:
                 await changed.wait()
                 changed.clear()
         finally:
             self._wake_consumer = None
-        return self._finished.popleft()
+        return self._ended.popleft()
