@@ -219,7 +219,7 @@ def test_cancelling_and_settling_at_once_leaves_one_outcome() -> None:
 
 
 def test_callbacks_run_once_in_order_with_the_call() -> None:
-    call, seen = new(), []
+    call, seen = new(), list[Any]()
     call.add_done_callback(lambda done: seen.append(("first", done)))
     call.add_done_callback(lambda done: seen.append(("second", done)))
     assert seen == []
@@ -228,14 +228,14 @@ def test_callbacks_run_once_in_order_with_the_call() -> None:
 
 
 def test_a_callback_on_a_call_that_is_done_runs_at_once() -> None:
-    call, seen = new(), []
+    call, seen = new(), list[Any]()
     call._settle(value(1))
     call.add_done_callback(lambda done: seen.append(threading.current_thread()))
     assert seen == [threading.current_thread()]
 
 
 def test_a_callback_that_fails_is_logged_and_the_others_run(caplog: pytest.LogCaptureFixture) -> None:
-    call, seen = new(), []
+    call, seen = new(), list[Any]()
 
     def fail(_: Any) -> None:
         raise ZeroDivisionError("in a callback")

@@ -1,0 +1,328 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Many calls from lazy inputs: order, back-pressure, and every way in which the iteration can end."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from flash_plugins import Call, ConfigError, Endpoint, JobCancelled, MapIterator
+from flash_plugins.code import dumps
+from flash_plugins.failure import encode_exception
+from flash_plugins.payload import Outcome
+
+
+class Function:
+    """A decorated function whose calls end when a test says so."""
+
+    def __init__(self, *, size_bytes: int = 0) -> None:
+        self.calls: list[Call[Any]] = []
+        self.arguments: list[tuple[Any, ...]] = []
+        self.size_bytes = size_bytes
+
+    def __call__(self, *arguments: Any) -> Call[Any]:
+        if arguments == ("unpicklable",):
+            raise TypeError("cannot pickle it")
+        call: Call[Any] = Call(
+            endpoint_name="e", function_name="f", number=len(self.calls), payload_bytes=self.size_bytes
+        )
+        self.calls.append(call)
+        self.arguments.append(arguments)
+        return call
+
+    def map(self, *iterables: Any, **options: Any) -> MapIterator[Any]:
+        return MapIterator(self, iterables, **{"order": "input", "return_exceptions": False, "window": None, **options})
+
+    def end(self, index: int, value: object = None, *, error: BaseException | None = None) -> None:
+        """End a call with a value (its arguments by default) or an exception."""
+        if error is not None:
+            self.calls[index]._settle(Outcome(failure=encode_exception(error)))
+            return
+        value = self.arguments[index] if value is None else value
+        self.calls[index]._settle(Outcome(result=dumps(value, what="a value").data))
+
+
+@pytest.fixture
+def function() -> Function:
+    return Function()
+
+
+@pytest.mark.parametrize("order", ["input", "completed"])
+def test_no_inputs_are_no_results(function: Function, order: str) -> None:
+    assert list(function.map([], order=order)) == []
+    assert list(function.map([], [1, 2], order=order)) == []
+
+    async def main() -> list[Any]:
+        return [value async for value in function.map([], order=order)]
+
+    assert asyncio.run(main()) == []
+    assert function.calls == []
+
+
+def test_a_map_of_nothing_at_all_is_an_error(function: Function) -> None:
+    with pytest.raises(ConfigError, match="at least one iterable"):
+        function.map()
+
+
+@pytest.mark.parametrize("order", ["inputs", "", None, 1, "COMPLETED"])
+def test_a_bad_order_is_an_error(function: Function, order: Any) -> None:
+    with pytest.raises(ConfigError, match="input, completed"):
+        function.map([1], order=order)
+    assert function.calls == []
+
+
+@pytest.mark.parametrize("window", [0, -1, 1.5, "5", True])
+def test_a_bad_window_is_an_error(function: Function, window: Any) -> None:
+    with pytest.raises(ConfigError, match="whole number of calls, at least 1"):
+        function.map([1], window=window)
+    assert function.calls == []
+
+
+def test_a_decorated_function_checks_its_options() -> None:
+    made: Any = Endpoint(name="e")(lambda x: x)
+    for options in ({"order": "random"}, {"window": 0}):
+        with pytest.raises(ConfigError):
+            made.map([1], **options)
+    with pytest.raises(ConfigError):
+        made.map()
+    with pytest.raises(TypeError):
+        made.map(5)
+
+
+def test_calls_begin_before_anybody_iterates(function: Function) -> None:
+    results = function.map([1, 2, 3])
+    assert function.arguments == [(1,), (2,), (3,)]
+    results.close()
+
+
+def test_several_iterables_are_taken_together_and_the_shortest_ends(function: Function) -> None:
+    results = function.map([1, 2, 3], itertools.count(10))
+    assert function.arguments == [(1, 10), (2, 11), (3, 12)]
+    results.close()
+
+
+def test_results_come_in_the_order_of_the_inputs(function: Function) -> None:
+    results = function.map("abc")
+    for index in (2, 0, 1):
+        function.end(index)
+    assert list(results) == [("a",), ("b",), ("c",)]
+    assert list(results) == []
+
+
+def test_results_come_as_they_are_completed(function: Function) -> None:
+    results = function.map("abc", order="completed")
+    for index in (2, 0, 1):
+        function.end(index)
+    assert list(results) == [("c",), ("a",), ("b",)]
+
+
+@pytest.mark.parametrize("order", ["input", "completed"])
+def test_equal_results_are_all_delivered(function: Function, order: str) -> None:
+    results = function.map(range(5), order=order)
+    for index in range(5):
+        function.end(index, "same")
+    assert list(results) == ["same"] * 5
+
+
+@pytest.mark.parametrize("order", ["input", "completed"])
+def test_inputs_are_taken_as_results_are_consumed(function: Function, order: str) -> None:
+    results = function.map(itertools.count(), window=3, order=order)
+    assert len(function.calls) == 3
+    for index in range(20):
+        function.end(index)
+        assert next(results) == (index,)
+        assert len(function.calls) == index + 4
+    results.close()
+
+
+def test_large_arguments_are_not_taken_far_ahead() -> None:
+    function = Function(size_bytes=50_000_000)
+    results = function.map(itertools.count())
+    assert len(function.calls) == 16
+    function.end(0)
+    next(results)
+    assert len(function.calls) == 17
+    results.close()
+
+
+@pytest.mark.parametrize("order", ["input", "completed"])
+def test_an_exception_ends_the_iteration_and_cancels_the_rest(function: Function, order: str) -> None:
+    results = function.map(range(4), order=order)
+    function.end(0)
+    function.end(1, error=KeyError("x"))
+    assert next(results) == (0,)
+    with pytest.raises(KeyError, match="x"):
+        next(results)
+    assert [call.cancelled() for call in function.calls] == [False, False, True, True]
+    assert list(results) == []
+
+
+@pytest.mark.parametrize("order", ["input", "completed"])
+def test_exceptions_can_be_results(function: Function, order: str) -> None:
+    results = function.map(range(4), order=order, return_exceptions=True)
+    function.end(0)
+    function.end(1, error=KeyError("x"))
+    function.calls[2].cancel()
+    function.end(3)
+    first, second, third, fourth = results
+    assert (first, fourth) == ((0,), (3,))
+    assert isinstance(second, KeyError)
+    assert isinstance(third, JobCancelled)
+
+
+@pytest.mark.parametrize("order", ["input", "completed"])
+@pytest.mark.parametrize("kind", [StopIteration, StopAsyncIteration])
+def test_a_function_that_raises_stop_iteration_does_not_end_the_map_quietly(
+    function: Function, kind: type[Exception], order: str
+) -> None:
+    results = function.map(range(2), order=order)
+    function.end(0, error=kind("over"))
+    with pytest.raises(RuntimeError, match=kind.__name__) as caught:
+        list(results)
+    assert isinstance(caught.value.__cause__, kind)
+    again = function.map(range(1), order=order)
+    function.end(2, error=kind("over"))
+
+    async def main() -> list[Any]:
+        return [value async for value in again]
+
+    with pytest.raises(RuntimeError):
+        asyncio.run(main())
+    returned = function.map(range(1), order=order, return_exceptions=True)
+    function.end(3, error=kind("over"))
+    assert [type(value) for value in returned] == [kind]
+
+
+@pytest.mark.parametrize("order", ["input", "completed"])
+def test_leaving_the_loop_cancels_the_rest(function: Function, order: str) -> None:
+    for _ in (1,):
+        results = function.map(range(3), order=order)
+        function.end(0)
+        for value in results:
+            assert value == (0,)
+            break
+        del results
+    assert [call.cancelled() for call in function.calls] == [False, True, True]
+
+
+@pytest.mark.parametrize("order", ["input", "completed"])
+def test_close_cancels_and_the_iteration_is_over(function: Function, order: str) -> None:
+    results = function.map(itertools.count(), window=3, order=order)
+    results.close()
+    results.close()
+    assert all(call.cancelled() for call in function.calls)
+    assert list(results) == []
+    assert len(function.calls) == 3
+
+
+@pytest.mark.parametrize("order", ["input", "completed"])
+def test_inputs_that_fail_at_once_cancel_what_was_begun(function: Function, order: str) -> None:
+    def inputs() -> Iterator[int]:
+        yield 1
+        raise ZeroDivisionError("in the inputs")
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        function.map(inputs(), order=order)
+    assert [call.cancelled() for call in function.calls] == [True]
+    assert caught.traceback  # which holds the iterator: it was not the collector that cancelled
+
+
+@pytest.mark.parametrize("order", ["input", "completed"])
+def test_an_input_that_cannot_be_pickled_later_cancels_the_rest(function: Function, order: str) -> None:
+    results = function.map([1, 2, "unpicklable"], window=2, order=order)
+    function.end(0)
+    with pytest.raises(TypeError, match="cannot pickle"):
+        next(results)
+    assert function.calls[1].cancelled()
+    assert list(results) == []
+
+
+def test_ctrl_c_while_waiting_cancels_the_rest(function: Function, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = function.map(range(3))
+
+    def interrupted(timeout: float | None = None) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(function.calls[0], "result", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        next(results)
+    assert all(call.cancelled() for call in function.calls)
+
+
+@pytest.mark.parametrize("order", ["input", "completed"])
+def test_a_thread_waits_for_results(function: Function, order: str) -> None:
+    results = function.map(range(3), order=order)
+    thread = threading.Thread(target=lambda: list(map(function.end, range(3))))
+    thread.start()
+    assert list(results) == [(0,), (1,), (2,)]
+    thread.join()
+
+
+@pytest.mark.parametrize("order", ["input", "completed"])
+def test_a_coroutine_waits_for_results_without_blocking_its_loop(function: Function, order: str) -> None:
+    async def main() -> list[Any]:
+        results = function.map(itertools.count(), window=2, order=order)
+        seen = []
+        asyncio.get_running_loop().call_later(0.01, function.end, 0)
+        async for value in results:
+            seen.append(value)
+            if len(seen) == 5:
+                break
+            asyncio.get_running_loop().call_soon(function.end, len(seen))
+        results.close()
+        return seen
+
+    assert asyncio.run(main()) == [(index,) for index in range(5)]
+
+
+@pytest.mark.parametrize("order", ["input", "completed"])
+def test_a_cancelled_coroutine_cancels_the_calls(function: Function, order: str) -> None:
+    async def main() -> None:
+        async for _ in function.map(range(3), order=order):
+            pass
+
+    async def limited() -> None:
+        await asyncio.wait_for(main(), 0.01)
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(limited())
+    assert all(call.cancelled() for call in function.calls)
+
+
+@pytest.mark.parametrize("order", ["input", "completed"])
+def test_an_exception_in_a_coroutine_cancels_the_rest(function: Function, order: str) -> None:
+    async def main() -> None:
+        async for _ in function.map(range(3), order=order):
+            raise AssertionError("no value was due")
+
+    async def failing() -> None:
+        asyncio.get_running_loop().call_soon(lambda: function.end(0, error=KeyError("x")))
+        await main()
+
+    with pytest.raises(KeyError):
+        asyncio.run(failing())
+    assert [call.cancelled() for call in function.calls] == [False, True, True]
+
+
+def test_a_thousand_results_in_a_shuffled_order(function: Function) -> None:
+    ended = threading.Event()
+
+    def end_all() -> None:
+        index = 0
+        while not ended.is_set():
+            if index < len(function.calls):
+                function.end(index)
+                index += 1
+
+    thread = threading.Thread(target=end_all)
+    thread.start()
+    try:
+        assert sorted(function.map(range(1_000), order="completed", window=7)) == [(n,) for n in range(1_000)]
+    finally:
+        ended.set()
+        thread.join()
