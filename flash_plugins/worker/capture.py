@@ -189,6 +189,12 @@ class _RecordingHandler(logging.Handler):
         self.setFormatter(logging.Formatter("%(levelname)s:%(name)s:%(message)s"))
 
     def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._emit(record)
+        except Exception:  # noqa: BLE001 - a bad format string is shown, as by every handler, and never stops the call
+            self.handleError(record)
+
+    def _emit(self, record: logging.LogRecord) -> None:
         recorder = _recorder()
         if recorder is not None:
             message = record.getMessage()
