@@ -121,9 +121,14 @@ class Lane:
         return [*self._queue, *self._flying]
 
     def enqueue(self, submission: Submission) -> None:
-        """Take a call."""
-        self._queue.append(submission)
+        """Take a new call."""
         self._tell(submission, CallStage.QUEUED)
+        self.requeue(submission)
+
+    def requeue(self, submission: Submission) -> None:
+        """Take a call that another lane had and did not send."""
+        submission.lane = self
+        self._queue.append(submission)
         self._pump()
 
     def provision(self) -> None:
@@ -170,7 +175,7 @@ class Lane:
             self._handle = await self._ensured()
         except FlashPluginsError as error:
             waiting = self.take_queue()
-            reason = self.session.explain(error)
+            reason = self.session.explain(error, self)
             for submission in waiting:
                 self._settle_error(submission, reason)
         except Exception as error:
@@ -185,7 +190,7 @@ class Lane:
         try:
             outcome = await self._outcome(submission)
         except FlashPluginsError as error:
-            self._settle_error(submission, self.session.explain(error))
+            self._settle_error(submission, self.session.explain(error, self))
         except asyncio.CancelledError:
             ending = JobCancelled("the process is ending", job_id=submission.call.job_id)
             self._settle_error(submission, ending)

@@ -158,8 +158,8 @@ class Session:
         """Return why the platform is gone, None while it lives or cannot tell."""
         return None if self._platform is None else self._platform.lost_reason()
 
-    def explain(self, error: FlashPluginsError) -> FlashPluginsError:
-        """Return `error`, or a better one when the platform itself is gone. Loop thread."""
+    def explain(self, error: FlashPluginsError, lane: Lane) -> FlashPluginsError:
+        """Return `error` of a call on `lane`, or a better one when the platform itself is gone. Loop thread."""
         reason = self.lost_reason()
         if reason is None or not isinstance(error, ConnectionError | FlashPluginsError):
             return error
@@ -167,7 +167,8 @@ class Session:
             f"{reason}; calls in flight are lost, and what they did is unknown. The next call starts it again"
         )
         gone.__cause__ = error
-        self._disconnect()
+        if lane in self._lanes.values():  # else another call of the same connection was here before
+            self._disconnect()
         return gone
 
     def close(self) -> None:
@@ -210,7 +211,7 @@ class Session:
             return self._client
 
     def _disconnect(self) -> None:
-        """Forget a platform that is gone: the next call connects anew."""
+        """Forget a platform that is gone: calls that were not sent, and the next one, connect anew."""
         client, self._client = self._client, None
         if client is not None:
             self.loop.spawn(client.aclose())
@@ -218,9 +219,7 @@ class Session:
         self._lanes.clear()
         for submissions in waiting:
             for submission in submissions:
-                lane = self._lane(submission.lane.config, streams=submission.lane.streams)
-                submission.lane = lane
-                lane.enqueue(submission)
+                self._lane(submission.lane.config, streams=submission.lane.streams).requeue(submission)
 
     @property
     def tells_platform(self) -> bool:
