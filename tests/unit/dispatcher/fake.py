@@ -224,6 +224,10 @@ class FakeRunpod:
 
         asyncio.run_coroutine_threadsafe(end(), self.loop).result(DEADLINE_S)
 
+    def hang_up(self) -> None:
+        """Break every connection that is open."""
+        self.loop.call_soon_threadsafe(lambda: [connection.cancel() for connection in self._connections])
+
     def close(self) -> None:
         self.deafen()
 
@@ -353,9 +357,11 @@ class FakePlatform:
         self.connection = connection
         self.connects = 0
         self.lost: str | None = None
+        self.on_connect: Callable[[], object] = lambda: None
 
     def connect(self) -> Connection:
         self.connects += 1
+        self.on_connect()
         return self.connection
 
     def lost_reason(self) -> str | None:

@@ -16,7 +16,7 @@ from flash_plugins.dispatcher import Session, lane
 from flash_plugins.dispatcher import session as session_module
 from flash_plugins.platforms import api
 from flash_plugins.platforms.runpod import endpoint_body
-from tests.unit.dispatcher.conftest import config_of
+from tests.unit.dispatcher.conftest import Events, config_of
 from tests.unit.dispatcher.fake import DEADLINE_S, KEY, RESET, Answer, FakePlatform, FakeRunpod, Gate, problem
 
 Submit = Callable[..., Call[Any]]
@@ -222,6 +222,46 @@ def test_a_platform_that_ended_before_the_endpoint_was_made_is_started_again_by_
     platform.lost = None
     fake.listen()
     assert submit(2).result(DEADLINE_S) == 2
+    assert platform.connects == 2
+
+
+def test_calls_that_move_to_another_connection_are_queued_once(
+    fake: FakeRunpod, submit: Submit, platform: FakePlatform, events: Events
+) -> None:
+    fake.deafen()
+    platform.lost = "platform 'fake' ended with exit code 9"
+    calls = [submit(n, config=config_of(f"lane{n % 4}")) for n in range(12)]
+    assert {type(call.exception(DEADLINE_S)) for call in calls} == {PlatformUnavailable}
+    fake.wait_until(lambda: len(events.seen) >= 24, "events are missing")
+    assert [events.stages(call) for call in calls] == [["queued", "failed"]] * 12
+
+
+def test_calls_that_were_not_sent_when_the_platform_ended_are_sent_to_the_next(
+    fake: FakeRunpod, submit: Submit, platform: FakePlatform
+) -> None:
+    # given
+    fake.is_slow = True
+    calls = [submit(n) for n in range(230)]
+    fake.wait_for("stream", 200)
+    fake.is_slow = False
+    are_lost = threading.Event()
+
+    def start_again() -> None:
+        assert are_lost.wait(DEADLINE_S)
+        platform.lost = None
+        fake.listen()
+
+    platform.on_connect = start_again
+    # when
+    platform.lost = "platform 'fake' ended with exit code 9"
+    fake.deafen()
+    fake.hang_up()
+    # then
+    errors = [call.exception(DEADLINE_S) for call in calls[:200]]
+    are_lost.set()
+    assert {type(error) for error in errors} == {PlatformUnavailable}
+    assert "exit code 9" in str(errors[-1])
+    assert [call.result(DEADLINE_S) for call in calls[200:]] == list(range(200, 230))
     assert platform.connects == 2
 
 
