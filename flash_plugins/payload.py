@@ -182,6 +182,10 @@ class Outcome:
     """What a worker sent back for one call, or one chunk of it.
 
     Exactly one of `result`, `chunk`, `missing`, `failure` is set, or none for the end of a stream.
+
+    Attributes:
+        index: Place of a chunk among those of its run, from 0.
+        count: How many chunks came before the outcome that ends a stream.
     """
 
     result: bytes | None = None
@@ -193,6 +197,8 @@ class Outcome:
     worker: str | None = None
     pid: int | None = None
     ended: bool = False
+    index: int | None = None
+    count: int | None = None
 
     def encode(self) -> dict[str, Any]:
         """Return the JSON form: the handler's return value, or one yielded chunk."""
@@ -209,7 +215,7 @@ class Outcome:
             answer["records"] = list(self.records)
         if self.ended:
             answer["ended"] = True
-        for name in ("seconds", "worker", "pid"):
+        for name in ("seconds", "worker", "pid", "index", "count"):
             if (value := getattr(self, name)) is not None:
                 answer[name] = value
         return answer
@@ -242,7 +248,16 @@ def decode_outcome(content: object) -> Outcome:
         worker=content.get("worker"),
         pid=content.get("pid"),
         ended=bool(content.get("ended", False)),
+        index=_number_of(content, "index"),
+        count=_number_of(content, "count"),
     )
+
+
+def _number_of(content: Mapping[str, Any], name: str) -> int | None:
+    number = content.get(name)
+    if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 0):
+        raise EnvelopeError(f"the worker's answer has {name} {number!r}, which is no number of chunks")
+    return number
 
 
 def encode_failure_text(outcome: Outcome) -> str:

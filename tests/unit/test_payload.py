@@ -132,10 +132,10 @@ def test_no_input_does_anything_but_decode_or_fail_as_an_envelope(content: Any) 
 
 outcomes = st.one_of(
     st.builds(Outcome, result=contents),
-    st.builds(Outcome, chunk=contents),
+    st.builds(Outcome, chunk=contents, index=st.none() | st.integers(0, 99_999)),
     st.builds(Outcome, missing=st.lists(st.text(min_size=1), min_size=1).map(tuple)),
     st.builds(Outcome, failure=st.dictionaries(st.text(), json_values, min_size=1)),
-    st.just(Outcome(ended=True)),
+    st.builds(Outcome, ended=st.just(True), count=st.none() | st.integers(0, 99_999)),
 )
 
 
@@ -145,6 +145,13 @@ def test_an_outcome_survives_the_wire(outcome: Outcome, seconds: float, worker: 
 
     outcome = replace(outcome, seconds=seconds, worker=worker, pid=pid, records=[{"stream": "stdout", "text": "ä"}])
     assert decode_outcome(json.loads(json.dumps(outcome.encode()))) == outcome
+
+
+@pytest.mark.parametrize("name", ["index", "count"])
+@pytest.mark.parametrize("number", [-1, "0", 1.5, True, [0]])
+def test_a_place_that_is_no_number_is_an_error(name: str, number: Any) -> None:
+    with pytest.raises(EnvelopeError, match=name):
+        decode_outcome({"flash_plugins": 1, "ended": True, name: number})
 
 
 def test_an_empty_result_is_a_result() -> None:
