@@ -126,3 +126,5 @@ INSTALLING_WORKER_COMMAND: Final = (
 PYTHON_ENV: Final = "FLASH_PLUGINS_PYTHON"
 #: Endpoint environment variable: the endpoint's name, by which decorated functions know their own workers.
 ENDPOINT_NAME_ENV: Final = "FLASH_PLUGINS_ENDPOINT"
+#: Variable the local platform gives its workers: it hands out no more jobs at once than `MAX_CONCURRENCY_ENV` says.
+CAPPED_ENV: Final = "FLASH_PLUGINS_CAPPED"

@@ -24,12 +24,16 @@ __all__ = ["Recorder", "follow_log_level", "install", "recording"]
 
 #: Most characters kept of one call's output; the rest stays in the worker's log only.
 MAX_CHARACTERS = 262_144
+#: Characters that a record counts for beside its text: its place, names and JSON.
+_RECORD_CHARACTERS = 200
 #: Stack frames looked at to find the module that a warning came from.
 _MAX_FRAMES = 60
 
 _current: contextvars.ContextVar[Recorder | None] = contextvars.ContextVar("flash_recorder", default=None)
 #: The recorder of the one call that runs in the main thread: output of threads that the call starts is its own.
 _inline: list[Recorder] = []
+#: This process's own standard streams, as `install` made them.
+_streams: list[_RecordedStream] = []
 
 
 class Recorder:
@@ -43,6 +47,7 @@ class Recorder:
 
     def text(self, stream: str, text: str) -> None:
         """Record text written to `stdout` or `stderr`."""
+        text = _sendable(text)
         if not self._admit(len(text)):
             return
         last = self.records[-1] if self.records else None
@@ -53,24 +58,27 @@ class Recorder:
 
     def log(self, record: logging.LogRecord, message: str) -> None:
         """Record one log record with its text already formatted."""
-        if self._admit(len(message)):
+        message = _sendable(message)
+        if self._admit(len(message) + _RECORD_CHARACTERS):
             entry = {
-                "log": record.name, "level": record.levelno, "text": message, "path": record.pathname,
+                "log": _sendable(record.name), "level": record.levelno, "text": message, "path": record.pathname,
                 "line": record.lineno, "function": record.funcName, "created": record.created,
             }  # fmt: skip
             self.records.append(entry)
 
     def warning(self, warning: Warning, category: type[Warning], path: str, line: int, module: str) -> None:
         """Record a warning; equal ones of one place once per call."""
-        text = str(warning)
+        text = _sendable(str(warning))
         key = (category, text, path, line)
-        if key in self._warned or not self._admit(len(text)):
+        if key in self._warned:
             return
         self._warned.add(key)
         try:
             pickled = encode_bytes(dumps(warning, what="a warning").data)
         except PayloadError:
             pickled = None  # the caller shows its text as a plain UserWarning
+        if not self._admit(len(text) + len(pickled or "") + _RECORD_CHARACTERS):
+            return
         self.records.append({"warning": text, "pickle": pickled, "path": path, "line": line, "module": module})
 
     def _admit(self, characters: int) -> bool:
@@ -95,6 +103,8 @@ def recording(*, inline: bool) -> Iterator[Recorder]:
     token = _current.set(recorder)
     if inline:
         _inline.append(recorder)
+        if _streams:  # an earlier call may have put others in their place
+            sys.stdout, sys.stderr = _streams
     try:
         yield recorder
     finally:
@@ -105,8 +115,12 @@ def recording(*, inline: bool) -> Iterator[Recorder]:
 
 def install() -> None:
     """Route this process's standard streams, root logger and warnings through the recorders."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # no text may fail a call for where its log goes
     sys.stdout = _RecordedStream("stdout", sys.stdout)
     sys.stderr = _RecordedStream("stderr", sys.stderr)
+    _streams[:] = [sys.stdout, sys.stderr]
     logging.getLogger().addHandler(_RecordingHandler(sys.stderr.original))
     warnings.simplefilter("always")  # the caller's own filters decide what is shown
     shown = warnings.showwarning
@@ -130,6 +144,11 @@ def follow_log_level(level: int) -> None:
     root = logging.getLogger()
     if root.level != level:
         root.setLevel(level)
+
+
+def _sendable(text: str) -> str:
+    """Return text that any JSON encoder can send: lone surrogates, as in undecodable file names, are spelt out."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _recorder() -> Recorder | None:
@@ -156,10 +175,11 @@ class _RecordedStream(io.TextIOBase):
         self.original = original
 
     def write(self, text: str) -> int:
+        written = self.original.write(text)  # first: it refuses what is no text
         recorder = _recorder()
         if recorder is not None:
             recorder.text(self._name, text)
-        return self.original.write(text)
+        return written
 
     def flush(self) -> None:
         self.original.flush()

@@ -7,18 +7,27 @@ Both ends are processes of the same worker on a socket that nobody else holds, s
 from __future__ import annotations
 
 import asyncio
+import os
 import pickle
+import select
 import socket
 import struct
 from threading import Lock
-from typing import Any, BinaryIO, cast
+from typing import Any
 
-__all__ = ["BlockingLink", "pack", "read_frame"]
+__all__ = ["CALL", "CANCEL", "CHUNK", "CREDIT", "DONE", "BlockingLink", "Frame", "pack", "read_frame"]
 
-_LENGTH = struct.Struct(">I")
+#: Frame kinds towards the runner: run this, stop that, one more chunk was taken.
+CALL, CANCEL, CREDIT = "call", "cancel", "credit"
+#: Frame kinds back: a yielded value, the end of a call.
+CHUNK, DONE = "chunk", "done"
 
 #: A frame: kind, job id, content.
 Frame = tuple[str, str, Any]
+
+_LENGTH = struct.Struct(">I")
+#: Bytes asked of the socket at once.
+_RECEIVE_BYTES = 262_144
 
 
 def pack(frame: Frame) -> bytes:
@@ -38,23 +47,34 @@ async def read_frame(reader: asyncio.StreamReader) -> Frame | None:
 
 
 class BlockingLink:
-    """The runner's end: blocking reads in one thread, writes from any."""
+    """The runner's end: reads in one thread, writes from any. A forked child lets go of it at once."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self._input = cast(BinaryIO, sock.makefile("rb", buffering=1 << 18))
+        self._buffer = bytearray()
         self._lock = Lock()
+        sock.set_inheritable(False)
+        # A child that user code forks would keep the line open after this process has died.
+        os.register_at_fork(after_in_child=self._let_go)
 
     def receive(self) -> Frame | None:
         """Return the next frame, None when the other end is gone."""
-        head = self._input.read(_LENGTH.size)
-        if len(head) < _LENGTH.size:
-            return None
-        (length,) = _LENGTH.unpack(head)
-        content = self._input.read(length)
-        if len(content) < length:
-            return None
-        frame: Frame = pickle.loads(content)
+        while (frame := self._parsed()) is None:
+            if not self._fill():
+                return None
+        return frame
+
+    def receive_within(self, seconds: float) -> Frame | None:
+        """Return the next frame if one comes in time, else None.
+
+        Raises:
+            EOFError: The other end is gone.
+        """
+        frame = self._parsed()
+        if frame is None and select.select([self._sock], [], [], seconds)[0]:
+            if not self._fill():
+                raise EOFError("the job loop is gone")
+            frame = self._parsed()
         return frame
 
     def send(self, frame: Frame) -> None:
@@ -62,3 +82,22 @@ class BlockingLink:
         content = pack(frame)
         with self._lock:
             self._sock.sendall(content)
+
+    def _fill(self) -> bool:
+        content = self._sock.recv(_RECEIVE_BYTES)
+        self._buffer += content
+        return bool(content)
+
+    def _parsed(self) -> Frame | None:
+        if len(self._buffer) < _LENGTH.size:
+            return None
+        end = _LENGTH.size + _LENGTH.unpack_from(self._buffer)[0]
+        if len(self._buffer) < end:
+            return None
+        with memoryview(self._buffer) as view:
+            frame: Frame = pickle.loads(view[_LENGTH.size : end])
+        del self._buffer[:end]
+        return frame
+
+    def _let_go(self) -> None:
+        os.close(self._sock.detach())

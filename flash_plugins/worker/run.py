@@ -8,9 +8,12 @@ It never talks to a platform and never decides where or when a call runs (see `r
 
 from __future__ import annotations
 
+import logging
 import os
 import platform as python_platform
+import re
 import tempfile
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +25,14 @@ from ..errors import EnvelopeError, PayloadError
 from ..payload import CallEnvelope, digest_of
 
 __all__ = ["BlobCache", "MissingBlobs", "Prepared", "Preparer", "python_version"]
+
+logger = logging.getLogger(__name__)
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+#: Functions and classes, and instances, that a worker keeps; the least recently used one goes first.
+_LOADED_MAX = 256
+_INSTANCES_MAX = 16
 
 #: Positional and keyword arguments, as they are pickled.
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
@@ -59,7 +70,7 @@ class BlobCache:
         """
         if digest_of(content) != digest:
             raise EnvelopeError(f"blob {digest[:12]} was changed on its way: its content has another digest")
-        path = self._folder / digest
+        path = self._path(digest)
         if path.exists():
             return
         handle, temporary = tempfile.mkstemp(dir=self._folder, prefix=".incoming-")
@@ -69,21 +80,28 @@ class BlobCache:
 
     def has(self, digest: str) -> bool:
         """Return whether the blob is here."""
-        return (self._folder / digest).exists()
+        return self._path(digest).exists()
+
+    def _path(self, digest: str) -> Path:
+        if not _DIGEST.fullmatch(digest):
+            raise EnvelopeError(f"{digest[:80]!r} is no digest: the call's envelope is damaged")
+        return self._folder / digest
 
     def read(self, digest: str) -> bytes:
         """Return a blob's content.
 
         Raises:
-            MissingBlobs: It is not here.
-            EnvelopeError: The file was changed.
+            MissingBlobs: It is not here, or its file was damaged and is removed: it must be sent again.
         """
+        path = self._path(digest)
         try:
-            content = (self._folder / digest).read_bytes()
+            content = path.read_bytes()
         except FileNotFoundError:
             raise MissingBlobs([digest]) from None
         if digest_of(content) != digest:
-            raise EnvelopeError(f"the cached blob {digest[:12]} was changed on disk: its content has another digest")
+            logger.warning("the cached blob %s was changed on disk; it is fetched again", digest[:12])
+            path.unlink(missing_ok=True)
+            raise MissingBlobs([digest])
         return content
 
 
@@ -104,8 +122,8 @@ class Preparer:
         self._bundles = cache_folder / "bundles"
         self._lock = RLock()
         self._active_bundle: str | None = None
-        self._loaded: dict[str, Any] = {}  # functions and classes of users, by digest
-        self._instances: dict[tuple[str, str], Any] = {}
+        self._loaded = _Recent(_LOADED_MAX)  # functions and classes of users, by digest
+        self._instances = _Recent(_INSTANCES_MAX)
 
     def prepare(self, envelope: CallEnvelope) -> Prepared:
         """Return the call that the envelope describes.
@@ -133,7 +151,7 @@ class Preparer:
             if envelope.method is not None:
                 instance = self._instance(envelope.code, target, envelope.instance or "")
                 target = getattr(instance, envelope.method)
-            args, kwargs = cast("Arguments", code.loads(envelope.args))
+        args, kwargs = cast("Arguments", code.loads(envelope.args))
         return Prepared(target, args, kwargs)
 
     def _is_loaded(self, digest: str) -> bool:
@@ -149,13 +167,36 @@ class Preparer:
         self._active_bundle = digest
 
     def _load(self, digest: str) -> Any:
-        if digest not in self._loaded:
-            self._loaded[digest] = code.loads(self._blobs.read(digest))
-        return self._loaded[digest]
+        return self._loaded.get_or_make(digest, lambda: code.loads(self._blobs.read(digest)))
 
     def _instance(self, code_digest: str, made_of: Any, arguments: str) -> Any:
-        key = (code_digest, arguments)
-        if key not in self._instances:
+        def make() -> Any:
             args, kwargs = cast("Arguments", code.loads(self._blobs.read(arguments)))
-            self._instances[key] = made_of(*args, **kwargs)
-        return self._instances[key]
+            return made_of(*args, **kwargs)
+
+        return self._instances.get_or_make((code_digest, arguments), make)
+
+
+class _Recent:
+    """The most recently used values by key."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._values: OrderedDict[object, Any] = OrderedDict()
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._values
+
+    def get_or_make(self, key: object, make: Callable[[], Any]) -> Any:
+        """Return the value of `key`, made now unless it is kept; the least recently used one may be let go."""
+        if key not in self._values:
+            value = make()
+            while len(self._values) >= self._most:
+                self._values.popitem(last=False)
+            self._values[key] = value
+        self._values.move_to_end(key)
+        return self._values[key]
+
+    def clear(self) -> None:
+        """Let all go."""
+        self._values.clear()

@@ -15,6 +15,7 @@ several is a frame that cancels its coroutine, and threads cannot be interrupted
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import os
 import signal
@@ -36,16 +37,17 @@ from ..payload import RESULT_REMEDY, CallEnvelope, Outcome, check_size, encode_f
 from ..platforms import api
 from . import capture
 from .lifeline import die_with_parent
-from .link import BlockingLink
+from .link import CALL, CANCEL, CHUNK, CREDIT, DONE, BlockingLink
 from .run import MissingBlobs, Prepared, Preparer
 
 __all__ = ["CANCELLED_EXIT_CODE", "CallCancelled", "Runner", "main"]
 
-#: Frame kinds towards the runner and back.
-CALL, CANCEL, CHUNK, DONE = "call", "cancel", "chunk", "done"
-
 #: Exit code of a runner that was cancelled where its state would not survive an exception: it is to be replaced.
 CANCELLED_EXIT_CODE = 75
+#: Chunks of one call that may be on their way to the platform before the generator has to wait.
+CHUNKS_AHEAD = 16
+#: Seconds between looks at whether a call that waits was cancelled.
+_LOOK_S = 0.1
 
 
 class CallCancelled(BaseException):
@@ -64,28 +66,30 @@ class Runner:
     """
 
     def __init__(
-        self,
-        link: BlockingLink,
-        preparer: Preparer,
-        *,
-        concurrency: int,
-        worker_id: str | None,
-        streams: bool,
+        self, link: BlockingLink, preparer: Preparer, *, concurrency: int, worker_id: str | None, streams: bool
     ) -> None:
-        self._streams = streams
         self._link = link
         self._preparer = preparer
         self._concurrency = concurrency
         self._worker_id = worker_id
-        self._inline_job: str | None = None
-        self._is_preparing = False
-        self._inline_task: asyncio.Task[Any] | None = None
-        self._tasks: dict[str, asyncio.Task[Any]] = {}
+        self._streams = streams
+        self._pid = os.getpid()
         self._loop = asyncio.new_event_loop()
+        # One call at a time: what the signal handler must know of it.
+        self._inline_job: str | None = None
+        self._inline_task: asyncio.Task[Any] | None = None
+        self._is_preparing = False
+        self._is_at_link = False
+        self._is_cancel_due = False
+        # Several at once.
+        self._tasks: dict[str, asyncio.Task[Any]] = {}
+        self._cancelled: set[str] = set()
+        self._credits: dict[str, threading.Semaphore] = {}
 
     def serve(self) -> None:
         """Run calls until the other end is gone. Must be called in the main thread."""
         signal.signal(signal.SIGUSR2, self._on_cancel_signal)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})
         if self._concurrency == 1:
             while (frame := self._link.receive()) is not None:
                 if frame[0] == CALL:
@@ -94,10 +98,16 @@ class Runner:
         threading.Thread(target=self._loop.run_forever, name="flash-coroutines", daemon=True).start()
         with ThreadPoolExecutor(self._concurrency, thread_name_prefix="flash-call") as pool:
             while (frame := self._link.receive()) is not None:
-                if frame[0] == CALL:
-                    pool.submit(self._run_in_thread, frame[1], frame[2])
-                elif frame[0] == CANCEL and (task := self._tasks.get(frame[1])) is not None:
-                    self._loop.call_soon_threadsafe(task.cancel)
+                kind, job_id, content = frame
+                if kind == CALL:
+                    self._credits[job_id] = threading.Semaphore(CHUNKS_AHEAD)
+                    pool.submit(self._run_in_thread, job_id, content)
+                elif kind == CREDIT and (credit := self._credits.get(job_id)) is not None:
+                    credit.release()
+                elif kind == CANCEL and job_id in self._credits:
+                    self._cancelled.add(job_id)
+                    if (task := self._tasks.get(job_id)) is not None:
+                        self._loop.call_soon_threadsafe(task.cancel)
             os._exit(0)  # the worker is gone: nobody waits for what still runs
 
     def _run_inline(self, job_id: str, content: Any) -> None:
@@ -108,14 +118,15 @@ class Runner:
             finally:
                 self._inline_task = None
 
-        self._inline_job = job_id
+        self._inline_job, self._is_cancel_due = job_id, False
+        self._chunks_ahead = 0
         try:
             answer = self._answer(job_id, content, drive, inline=True)
         except CallCancelled:
             answer = {}  # the platform has ended the job already; nobody reads this
         finally:
             self._inline_job = None
-        self._link.send((DONE, job_id, answer))
+        self._report(job_id, answer)
 
     def _run_in_thread(self, job_id: str, content: Any) -> None:
         def drive(coroutine: Any) -> Any:
@@ -130,7 +141,19 @@ class Runner:
 
             return asyncio.run_coroutine_threadsafe(tracked(), self._loop).result()
 
-        self._link.send((DONE, job_id, self._answer(job_id, content, drive, inline=False)))
+        try:
+            answer = self._answer(job_id, content, drive, inline=False)
+        except CallCancelled:
+            answer = {}
+        finally:
+            del self._credits[job_id]
+            self._cancelled.discard(job_id)
+        self._report(job_id, answer)
+
+    def _report(self, job_id: str, answer: dict[str, Any]) -> None:
+        if os.getpid() != self._pid:
+            os._exit(0)  # a child that the call forked came back here: the call is its parent's
+        self._link.send((DONE, job_id, answer))
 
     def _answer(self, job_id: str, content: Any, drive: Callable[[Any], Any], *, inline: bool) -> dict[str, Any]:
         """Run one call and return what the job loop reports for it."""
@@ -166,25 +189,56 @@ class Runner:
                 "itself (a `yield` in its own body) to stream, or return a list"
             )
         if inspect.isgenerator(value):
-            self._send_chunks(job_id, value)
-        elif inspect.isasyncgen(value):
-            self._send_chunks(job_id, _drained(value, drive))
-        else:
-            pickled = code.dumps(value, what=f"the result of {_name_of(call.function)}()").data
-            what = f"the result of {_name_of(call.function)}()"
-            check_size(encoded_size(len(pickled)), api.RUN_MAX_BYTES, what, RESULT_REMEDY)
-            return replace(outcome, result=pickled)
-        return replace(outcome, ended=True)
+            return replace(outcome, ended=True, count=self._send_chunks(job_id, value))
+        if inspect.isasyncgen(value):
+            return replace(outcome, ended=True, count=self._send_chunks(job_id, _drained(value, drive)))
+        what = f"the result of {_name_of(call.function)}()"
+        pickled = code.dumps(value, what=what).data
+        limit = api.STREAM_CHUNK_MAX_BYTES if self._streams else api.RUN_MAX_BYTES
+        check_size(encoded_size(len(pickled)), limit, what, RESULT_REMEDY)
+        return replace(outcome, result=pickled)
 
-    def _send_chunks(self, job_id: str, values: Iterator[Any]) -> None:
+    def _send_chunks(self, job_id: str, values: Iterator[Any]) -> int:
+        """Send what is yielded, no faster than it is taken; returns how many there were."""
+        count = 0
         for value in values:
             chunk = code.dumps(value, what="a yielded value").data
             size, limit = encoded_size(len(chunk)), api.STREAM_CHUNK_MAX_BYTES
             check_size(size, limit, "a yielded value", "yield smaller parts, or return the whole")
-            self._link.send((CHUNK, job_id, Outcome(chunk=chunk).encode()))
+            if os.getpid() != self._pid:
+                os._exit(0)
+            self._await_credit(job_id)
+            with self._at_link():
+                self._link.send((CHUNK, job_id, Outcome(chunk=chunk, index=count).encode()))
+            count += 1
+        return count
+
+    def _await_credit(self, job_id: str) -> None:
+        if self._concurrency > 1:
+            while not self._credits[job_id].acquire(timeout=_LOOK_S):
+                if job_id in self._cancelled:
+                    raise CallCancelled
+            return
+        while self._chunks_ahead >= CHUNKS_AHEAD:
+            with self._at_link():
+                if self._link.receive_within(_LOOK_S) is not None:  # nothing but a credit comes amid a call
+                    self._chunks_ahead -= 1
+        self._chunks_ahead += 1
+
+    @contextlib.contextmanager
+    def _at_link(self) -> Iterator[None]:
+        """Put a cancel off: raised amid a frame, it would leave half of it on the line."""
+        self._is_at_link = True
+        try:
+            yield
+        finally:
+            self._is_at_link = False
+        if self._is_cancel_due:
+            self._is_cancel_due = False
+            raise CallCancelled
 
     def _on_cancel_signal(self, _number: int, frame: FrameType | None) -> None:
-        if self._inline_job is None:
+        if self._inline_job is None or os.getpid() != self._pid:
             return  # it ended while the signal was on its way
         if self._is_preparing or _is_importing(frame):
             # A module, or what is kept between calls, would be left half made: better a fresh process.
@@ -193,7 +247,10 @@ class Runner:
         if self._inline_task is not None:
             self._loop.call_soon_threadsafe(self._inline_task.cancel)
             return
-        self._inline_job = None  # once is enough
+        self._inline_job = None  # once is enough: what it does to tidy up is not disturbed
+        if self._is_at_link:
+            self._is_cancel_due = True
+            return
         raise CallCancelled
 
 

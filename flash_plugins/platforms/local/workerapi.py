@@ -51,6 +51,7 @@ def protocol_environment(base_url: str, spec: EndpointSpec, worker: Worker, cach
         "RUNPOD_SKIP_GPU_CHECK": "true",
         "RUNPOD_SKIP_FITNESS_CHECKS": "1",
         api.CACHE_DIR_ENV: cache_dir,
+        api.CAPPED_ENV: "1",
     }
 
 
