@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from .hooks import CallEvent, CallStage, hookimpl
     from .job import JobResult, JobStatus
     from .mapping import MapIterator
-    from .platforms.base import Connection, Platform
+    from .platforms.base import Connection, Platform, RateLimit
     from .process import close, configure, platform, register, unregister
     from .remote import RemoteClass, RemoteFunction, RemoteGenerator, RemoteInstance, RemoteMethod
 
@@ -96,7 +96,7 @@ _HOMES = {
     "hooks": ("CallEvent", "CallStage", "hookimpl"),
     "job": ("JobResult", "JobStatus"),
     "mapping": ("MapIterator",),
-    "platforms.base": ("Connection", "Platform"),
+    "platforms.base": ("Connection", "Platform", "RateLimit"),
     "process": ("close", "configure", "platform", "register", "unregister"),
     "remote": ("RemoteClass", "RemoteFunction", "RemoteGenerator", "RemoteInstance", "RemoteMethod"),
 }
@@ -135,6 +135,7 @@ __all__ = [
     "Platform",
     "PlatformError",
     "PlatformUnavailable",
+    "RateLimit",
     "RemoteClass",
     "RemoteError",
     "RemoteFunction",

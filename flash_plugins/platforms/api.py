@@ -53,6 +53,21 @@ TTL_MIN_MS: Final = 10_000
 TTL_DEFAULT_MS: Final = 86_400_000
 POLICY_MAX_MS: Final = 7 * 86_400_000
 
+#: Endpoint timeout and `policy.executionTimeout` where the user set no limit, ms. REST v2 describes no maximum, and
+#: the job API allows a week; a day is within either, and a job that hangs does not bill a week.
+NO_EXECUTION_LIMIT_MS: Final = 86_400_000
+
+#: Most requests of one endpoint by operation, as (within the period, at once). With many workers the service
+#: allows more.
+RATE_LIMIT_PERIOD_S: Final = 10.0
+RATE_LIMITS: Final = {
+    "run": (1_000, 200),
+    "runSync": (2_000, 400),
+    "status": (2_000, 400),
+    "stream": (2_000, 400),
+    "cancel": (100, 20),
+}
+
 #: The service drops an empty object as input; official SDKs send this instead, and so do we.
 EMPTY_INPUT: Final = {"__empty": True}
 

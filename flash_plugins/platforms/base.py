@@ -7,12 +7,28 @@ it still lives, leave it. `platforms.runpod.RunpodClient` does the talking for a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from . import api
 
-__all__ = ["Connection", "Platform"]
+__all__ = ["Connection", "Platform", "RateLimit"]
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimit:
+    """Most requests of one operation of one endpoint.
+
+    Attributes:
+        requests: How many may begin within any `per_s` seconds.
+        per_s: Length of that time, seconds.
+        at_once: How many may be open at the same time.
+    """
+
+    requests: int
+    per_s: float
+    at_once: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +41,17 @@ class Connection:
         job_base: Base URL, without `/v2`, that replaces scheme and host of the endpoints' own request URLs;
             None to use those as they are.
         worker_command: Command line that starts our worker there.
+        limits: Most requests by operation (`run`, `runSync`, `status`, `stream`, `cancel`), kept by waiting;
+            None where there are none.
+        key_advice: What to do when the key is refused, as one clause.
     """
 
     api_base: str
     key: str = field(repr=False)
     job_base: str | None = None
     worker_command: str = api.WORKER_COMMAND
+    limits: Mapping[str, RateLimit] | None = None
+    key_advice: str | None = None
 
 
 @runtime_checkable

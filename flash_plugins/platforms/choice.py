@@ -8,11 +8,17 @@ from threading import Lock
 from ..config import Settings
 from ..errors import AuthenticationError, ConfigError
 from . import api
-from .base import Connection, Platform
+from .base import Connection, Platform, RateLimit
 from .local import launch as local
 from .local.launch import RunningPlatform
 
 __all__ = ["CloudPlatform", "LocalPlatform", "choose"]
+
+#: Runpod's documented limits by operation.
+RUNPOD_LIMITS = {
+    operation: RateLimit(requests, api.RATE_LIMIT_PERIOD_S, at_once)
+    for operation, (requests, at_once) in api.RATE_LIMITS.items()
+}
 
 
 def choose(settings: Settings) -> Platform:
@@ -67,6 +73,8 @@ class CloudPlatform:
             job_base=None if is_cloud else settings.job_base,
             key=settings.api_key,
             worker_command=api.INSTALLING_WORKER_COMMAND if is_cloud_api else api.WORKER_COMMAND,
+            limits=RUNPOD_LIMITS,
+            key_advice=f"check the key in {settings.key_source}",
         )
 
     def lost_reason(self) -> str | None:
@@ -107,7 +115,8 @@ class LocalPlatform:
                 self._is_ours = self._running is None
                 if self._running is None:
                     self._running = local.launch()
-            return Connection(api_base=self._running.url, key=self._running.key)
+            advice = "the local platform has a key of its own: was it stopped, and another one started there?"
+            return Connection(api_base=self._running.url, key=self._running.key, key_advice=advice)
 
     def lost_reason(self) -> str | None:
         """Return how the platform's process ended, None while it lives."""

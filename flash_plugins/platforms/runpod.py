@@ -7,9 +7,11 @@ this module imports httpx and aiohttp (half a second on a slow machine): do it o
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, cast
 from urllib.parse import quote, urlsplit
@@ -24,6 +26,8 @@ from ..hardware import ServerlessScalerType, cpu_flavors, gpu_pools
 from ..job import JobResult, JobStatus
 from . import api
 from .base import Connection
+from .limits import Limiter
+from .resolver import LastingResolver
 
 __all__ = ["EndpointHandle", "RateLimited", "RunpodClient", "TransportFailure", "endpoint_body"]
 
@@ -87,7 +91,10 @@ class RunpodClient:
     """
 
     def __init__(self, connection: Connection, *, max_connections: int = 1000) -> None:
-        self._connection = connection
+        self.connection = connection
+        self._limiters: dict[tuple[str, str], Limiter] = {}
+        self._resolver = LastingResolver()
+        self._is_closed = False
         self._headers = [
             ("Authorization", f"Bearer {connection.key}"),
             ("Content-Type", "application/json"),
@@ -96,11 +103,14 @@ class RunpodClient:
         # httpx's transport interface rather than its client: what the client adds (cookies, redirects, auth
         # flows, environment proxies) is of no use here and takes 0.4 ms of every call, half of the sending side.
         is_tls = connection.api_base.startswith("https")
-        self._transport = AiohttpTransport(verify=is_tls, client=lambda: _session(max_connections, is_tls))
+        self._max_connections, self._uses_proxies = max_connections, is_tls
+        self._transport = AiohttpTransport(verify=is_tls, client=self._session)
 
     async def aclose(self) -> None:
-        """Close all connections."""
+        """Close all connections; whoever still asks is told that nothing was sent."""
+        self._is_closed = True
         await self._transport.aclose()
+        await self._resolver.close()
 
     async def ensure_endpoint(self, config: EndpointConfig, env: Mapping[str, str]) -> EndpointHandle:
         """Return the endpoint of this name, created or brought up to date as needed.
@@ -113,7 +123,7 @@ class RunpodClient:
             ConfigError: An endpoint of that name exists and cannot become this one.
             ApiError: The platform refused.
         """
-        body = endpoint_body(config, env, self._connection.worker_command)
+        body = endpoint_body(config, env, self.connection.worker_command)
         listed = await self._json("GET", self._rest(api.SERVERLESS_PATH))
         found = next((e for e in listed.get("endpoints") or () if e.get("name") == body["name"]), None)
         if found is None:
@@ -130,21 +140,25 @@ class RunpodClient:
 
     async def run(self, handle: EndpointHandle, body: bytes) -> JobResult:
         """Submit a job; returns at once."""
-        return await self._job("POST", handle.url("run"), body)
+        async with self._limited(handle, "run"):
+            return await self._job("POST", handle.url("run"), body)
 
     async def run_sync(self, handle: EndpointHandle, body: bytes, *, wait_ms: int) -> JobResult:
         """Submit a job and wait for it up to `wait_ms`; the answer is unfinished if that was too short."""
         url = f"{handle.url('runSync')}?wait={wait_ms}"
-        return await self._job("POST", url, body, read_timeout_s=wait_ms / 1000 + _HOLD_SLACK_S)
+        async with self._limited(handle, "runSync"):
+            return await self._job("POST", url, body, read_timeout_s=wait_ms / 1000 + _HOLD_SLACK_S)
 
     async def status(self, handle: EndpointHandle, job_id: str) -> JobResult:
         """Return what the platform knows about a job."""
-        return await self._job("GET", handle.url("status", job_id))
+        async with self._limited(handle, "status"):
+            return await self._job("GET", handle.url("status", job_id))
 
     async def stream(self, handle: EndpointHandle, job_id: str) -> tuple[JobStatus, list[Any]]:
         """Return the state of a job and its new chunks, held by the platform until there is something to say."""
         url = handle.url("stream", job_id)
-        response = await self._request("GET", url, read_timeout_s=_STREAM_HOLD_S + _HOLD_SLACK_S)
+        async with self._limited(handle, "stream"):
+            response = await self._request("GET", url, read_timeout_s=_STREAM_HOLD_S + _HOLD_SLACK_S)
         try:
             answer = response.json()
             chunks = [entry.get("output") for entry in answer.get("stream") or ()]
@@ -154,7 +168,8 @@ class RunpodClient:
 
     async def cancel(self, handle: EndpointHandle, job_id: str) -> JobResult:
         """Cancel a job, queued or running."""
-        return await self._job("POST", handle.url("cancel", job_id))
+        async with self._limited(handle, "cancel"):
+            return await self._job("POST", handle.url("cancel", job_id))
 
     async def health(self, handle: EndpointHandle) -> Mapping[str, Mapping[str, int]]:
         """Return the endpoint's job and worker counts."""
@@ -172,11 +187,11 @@ class RunpodClient:
             ) from error
 
     def _rebased(self, url: str) -> str:
-        base = self._connection.job_base
+        base = self.connection.job_base
         return url if base is None else base + urlsplit(url).path
 
     def _rest(self, path: str) -> str:
-        return self._connection.api_base + path
+        return self.connection.api_base + path
 
     async def _job(
         self, method: str, url: str, body: bytes | None = None, *, read_timeout_s: float = _READ_TIMEOUT_S
@@ -206,7 +221,7 @@ class RunpodClient:
         return answer
 
     def _not_understood(self, method: str, url: str, response: httpx.Response, error: Exception | None) -> ApiError:
-        words = _without(self._connection.key, response.text)
+        words = _without(self.connection.key, response.text)
         return ApiError(
             f"the answer to {method} {_public(url)} is not what Runpod's description says "
             f"({error or 'not an object'}): {words[:200]!r}",
@@ -216,6 +231,8 @@ class RunpodClient:
     async def _request(
         self, method: str, url: str, content: bytes | None = None, *, read_timeout_s: float = _READ_TIMEOUT_S
     ) -> httpx.Response:
+        if self._is_closed:
+            raise TransportFailure(f"{method} {_public(url)}: the connection is closed", was_sent=False)
         timeout = {"connect": _CONNECT_TIMEOUT_S, "read": read_timeout_s, "write": read_timeout_s, "pool": None}
         headers, body = self._headers, cast("bytes | AsyncIterator[bytes] | None", content)
         if content is not None and len(content) > _SLICE_BYTES:
@@ -233,16 +250,27 @@ class RunpodClient:
                 was_sent=was_sent,
             ) from error
         if response.status_code >= 400:
-            raise _refusal(method, url, response, self._connection.key)
+            raise _refusal(method, url, response, self.connection)
         return response
 
+    def _limited(self, handle: EndpointHandle, operation: str) -> AbstractAsyncContextManager[None]:
+        """Return what a request waits in until the platform takes one more of its kind."""
+        limit = (self.connection.limits or {}).get(operation)
+        if limit is None:
+            return contextlib.nullcontext()
+        key = (handle.id, operation)
+        if key not in self._limiters:
+            self._limiters[key] = Limiter(limit)
+        return self._limiters[key]
 
-def _session(max_connections: int, uses_proxies: bool) -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=max_connections, keepalive_timeout=_KEEPALIVE_S),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        trust_env=uses_proxies,  # those of the environment; on loopback there are none, and looking costs 0.2 ms
-    )
+    def _session(self) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=self._max_connections, keepalive_timeout=_KEEPALIVE_S, resolver=self._resolver
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=self._uses_proxies,  # of the environment; on loopback there are none, and looking costs 0.2 ms
+        )
 
 
 async def _slices(content: bytes) -> AsyncIterator[bytes]:
@@ -271,7 +299,7 @@ def endpoint_body(config: EndpointConfig, env: Mapping[str, str], worker_command
         "args": worker_command,
         "env": {**config.env, **env, api.MAX_CONCURRENCY_ENV: str(config.max_concurrency)},
         "workers": workers,
-        "timeout": config.execution_timeout_ms or api.POLICY_MAX_MS,
+        "timeout": config.execution_timeout_ms or api.NO_EXECUTION_LIMIT_MS,
         "flashboot": "FLASHBOOT" if config.flashboot else "OFF",
         "dataCenterIds": [str(center.value) for center in config.datacenter],
     }
@@ -300,7 +328,10 @@ def _changes(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, A
         if field in ("name", "type"):
             continue
         present = found.get(field)
-        if isinstance(value, dict) and isinstance(present, Mapping):
+        if field == "env":  # as a whole: a variable that is no longer wanted must go
+            if dict(present or {}) != value:
+                changes[field] = value
+        elif isinstance(value, dict) and isinstance(present, Mapping):
             is_wider = field == "gpu" and bool(present.get("excludedTypes")) and "excludedTypes" not in value
             if is_wider or any(present.get(key) != entry for key, entry in value.items()):
                 changes[field] = value
@@ -324,12 +355,12 @@ def _refuse_impossible_change(found: Mapping[str, Any], wanted: Mapping[str, Any
             )
 
 
-def _refusal(method: str, url: str, response: httpx.Response, key: str) -> PlatformError:
-    detail = _detail(response, key)
+def _refusal(method: str, url: str, response: httpx.Response, connection: Connection) -> PlatformError:
+    detail = _detail(response, connection.key)
     said = f"{method} {_public(url)} was answered with {response.status_code}: {detail or response.reason_phrase}"
     match response.status_code:
         case 401 | 403:
-            return AuthenticationError(f"{said}; check RUNPOD_API_KEY or ~/.runpod/config.toml")
+            return AuthenticationError(said if connection.key_advice is None else f"{said}; {connection.key_advice}")
         case 404:
             return NotFoundError(said, status=404, detail=detail)
         case 429:

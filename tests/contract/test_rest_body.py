@@ -181,7 +181,7 @@ def test_the_default_endpoint_in_full() -> None:
         "image": "runpod/pytorch:1.0.2-cu1281-torch280-ubuntu2404",
         "args": "python -m flash_plugins.worker",
         "workers": {"min": 0, "max": 1, "idleTimeout": 60},
-        "timeout": 604_800_000,
+        "timeout": 86_400_000,
         "flashboot": "FLASHBOOT",
         "dataCenterIds": [],
         "gpu": {"pools": [group.value for group in GpuGroup.all()], "count": 1, "minCudaVersion": "12.8"},

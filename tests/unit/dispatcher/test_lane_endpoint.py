@@ -98,6 +98,13 @@ def test_a_changed_variable_is_patched_with_all_variables(fake: FakeRunpod, subm
     assert patch.json["env"][api.ENDPOINT_NAME_ENV] == "lane"
 
 
+def test_a_variable_that_is_no_longer_set_is_removed(fake: FakeRunpod, submit: Submit) -> None:
+    fake.add_endpoint(listed_body(config_of(env={"OLD": "1"}), **STREAM_ENV))
+    submit().result(DEADLINE_S)
+    (patch,) = fake.seen("patch")
+    assert patch.json == {"env": listed_body(config_of())["env"]}
+
+
 def test_a_wider_choice_of_gpus_is_patched(fake: FakeRunpod, submit: Submit) -> None:
     narrow = config_of(cpu=None, gpu="NVIDIA H100 NVL")
     body = listed_body(narrow)
@@ -125,7 +132,11 @@ def test_a_load_balanced_endpoint_of_that_name_is_refused(fake: FakeRunpod, subm
         submit().result(DEADLINE_S)
 
 
-def test_a_wrong_key_fails_all_that_wait_and_the_next_call_tries_again(fake: FakeRunpod, submit: Submit) -> None:
+@pytest.mark.parametrize("advice", ["check the key in the drawer", None])
+def test_a_wrong_key_fails_all_that_wait_and_the_next_call_tries_again(
+    fake: FakeRunpod, submit: Submit, platform: FakePlatform, advice: str | None
+) -> None:
+    platform.connection = Connection(api_base=fake.base, key=KEY, key_advice=advice)
     gate = Gate(fake)
 
     async def refuse(request: Any) -> Answer:
@@ -138,7 +149,7 @@ def test_a_wrong_key_fails_all_that_wait_and_the_next_call_tries_again(fake: Fak
     gate.open()
     errors = [call.exception(DEADLINE_S) for call in calls]
     assert {type(error) for error in errors} == {AuthenticationError}
-    assert "RUNPOD_API_KEY" in str(errors[0])
+    assert str(errors[0]).endswith(advice or "no such key")
     assert not fake.seen("runSync")
     assert submit("again").result(DEADLINE_S) == "again"
 
