@@ -9,6 +9,7 @@ import inspect
 import logging
 import platform as python_platform
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
 
 from . import code
@@ -28,16 +29,33 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True)
+class _Blob:
+    """Something pickled, with its digest: that of an 8 MB array takes 4 ms, too long for every call."""
+
+    pickled: code.Pickled
+    digest: str
+
+    @classmethod
+    def of(cls, pickled: code.Pickled) -> _Blob:
+        return cls(pickled, digest_of(pickled.data))
+
+
 class _Shipped:
-    """A function or class as blobs, made once per process and again when its source bundle changes."""
+    """A function or class as a blob: another one once it, a global or a helper that it uses was changed."""
 
     def __init__(self, target: Any) -> None:
         self._target = target
         self._name = str(getattr(target, "__qualname__", None) or type(target).__qualname__)
+        self._latest: _Blob | None = None
 
-    @functools.cached_property
-    def _pickled(self) -> code.Pickled:
-        return code.dumps(self._target, what=f"{self._name}()")
+    def _blob(self) -> _Blob:
+        latest = self._latest
+        before = None if latest is None else latest.pickled
+        pickled = code.dumps(self._target, what=f"{self._name}()", before=before)
+        if latest is None or pickled is not before:
+            self._latest = latest = _Blob.of(pickled)
+        return latest
 
     def envelope(
         self,
@@ -45,7 +63,7 @@ class _Shipped:
         *,
         streams: bool,
         method: str | None = None,
-        instance: code.Pickled | None = None,
+        instance: _Blob | None = None,
     ) -> CallEnvelope:
         """Return the call with these arguments, which are pickled now: later changes of them do not travel.
 
@@ -55,23 +73,21 @@ class _Shipped:
         """
         where = f"{self._name}()" if method is None else f"{self._name}.{method}()"
         packed = code.dumps(arguments, what=f"the arguments of {where}")
-        shipped = self._pickled
-        blobs = {(digest := digest_of(shipped.data)): shipped.data}
-        modules = shipped.modules | packed.modules | (instance.modules if instance else frozenset())
+        shipped = self._blob()
+        carried = [shipped] if instance is None else [shipped, instance]
+        blobs = {blob.digest: blob.pickled.data for blob in carried}
+        modules = packed.modules.union(*(blob.pickled.modules for blob in carried))
         bundle = code.bundle_modules(modules) if modules else None
         if bundle is not None:
             blobs[bundle.digest] = bundle.data
-        instance_digest = None
-        if instance is not None:
-            blobs[instance_digest := digest_of(instance.data)] = instance.data
         parts = {"arguments": len(packed.data), "code": sum(map(len, blobs.values()))}
         check_parts(parts, api.RUN_MAX_BYTES if streams else api.RUNSYNC_MAX_BYTES, f"a call of {where}")
         return CallEnvelope(
-            code=digest,
+            code=shipped.digest,
             args=packed.data,
             python=".".join(python_platform.python_version_tuple()[:2]),
             bundle=None if bundle is None else bundle.digest,
-            instance=instance_digest,
+            instance=None if instance is None else instance.digest,
             method=method,
             log_level=logging.getLogger().getEffectiveLevel(),
             blobs=blobs,
@@ -184,7 +200,7 @@ class RemoteClass(Generic[P, T]):
         with contextlib.suppress(ValueError):  # a class made in C that tells no signature: the worker will say
             inspect.signature(self._class).bind(*args, **kwargs)
         pickled = code.dumps((args, kwargs), what=f"the constructor arguments of {self._shipped._name}")
-        return RemoteInstance(self, pickled)
+        return RemoteInstance(self, _Blob.of(pickled))
 
     @property
     def local(self) -> Callable[P, T]:
@@ -202,7 +218,7 @@ class RemoteClass(Generic[P, T]):
 class RemoteInstance:
     """Stands for one instance of a decorated class; its public methods run on workers."""
 
-    def __init__(self, remote_class: RemoteClass[..., Any], arguments: code.Pickled) -> None:
+    def __init__(self, remote_class: RemoteClass[..., Any], arguments: _Blob) -> None:
         self._remote_class = remote_class
         self._arguments = arguments
 
@@ -237,7 +253,7 @@ class RemoteMethod:
         remote_class = self._instance._remote_class
         shipped = remote_class._shipped
         if worker_endpoint() is not None:
-            made = code.loads(self._instance._arguments.data)
+            made = code.loads(self._instance._arguments.pickled.data)
             args_of_class, kwargs_of_class = cast("tuple[Any, Any]", made)
             instance = remote_class._class(*args_of_class, **kwargs_of_class)
             return _in_place(remote_class.endpoint, getattr(instance, self._name), args, kwargs)

@@ -61,18 +61,24 @@ class Pickled:
     modules: frozenset[str]
 
 
-def dumps(obj: object, *, what: str) -> Pickled:
+def dumps(obj: object, *, what: str, before: Pickled | None = None) -> Pickled:
     """Pickle any object, functions and classes of the script included.
 
-    Thread-safe. Costs about 1 µs for a few plain values and 10 µs for anything else.
+    Thread-safe. Costs about 1 µs for a few plain values, 40 µs for a function of the script and 10 µs for
+    anything else.
 
     Args:
         obj: The object.
         what: Its name in error texts, such as "argument 'x' of train()".
+        before: What the same object was pickled as earlier. It is returned itself if the object, with all that
+            it refers to, would give the same bytes; that is compared without a copy of its buffers, so an
+            array of 8 MB costs 0.3 ms instead of 5 ms.
 
     Raises:
         UnpicklableError: It holds something that cannot travel; the message has the path to it.
     """
+    if before is not None and _gives_again(obj, before):
+        return before
     if _is_plain(obj):
         return Pickled(pickle.dumps(obj, _PROTOCOL), _NO_MODULES)
     with io.BytesIO() as file:
@@ -86,6 +92,41 @@ def dumps(obj: object, *, what: str) -> Pickled:
 
             raise UnpicklableError(explain(obj, what, error)) from error
         return Pickled(file.getvalue(), frozenset(pickler.modules))
+
+
+class _Differs(Exception):
+    """Another pickle is being written than the expected one."""
+
+
+class _Comparison:
+    """A file that keeps nothing: it compares what is written with what is expected, byte by byte."""
+
+    def __init__(self, expected: bytes) -> None:
+        self._expected = expected
+        self._position = 0
+
+    @property
+    def is_complete(self) -> bool:
+        return self._position == len(self._expected)
+
+    def write(self, chunk: bytes | pickle.PickleBuffer) -> int:
+        # Large buffers come as they are, those of NumPy's arrays too.
+        part = chunk.raw() if isinstance(chunk, pickle.PickleBuffer) else chunk
+        if not self._expected.startswith(part, self._position):
+            raise _Differs
+        self._position += len(part)
+        return len(part)
+
+
+def _gives_again(obj: object, before: Pickled) -> bool:
+    """Whether pickling `obj` gives `before`. Nothing short of that sees an array that was changed in place."""
+    file = _Comparison(before.data)
+    pickler = Pickler(file)
+    try:
+        pickler.dump(obj)
+    except Exception:  # noqa: BLE001 - it differs, or cannot be pickled any more: `dumps` will say what is wrong
+        return False
+    return file.is_complete and pickler.modules == before.modules
 
 
 def loads(data: bytes) -> object:
@@ -128,7 +169,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is unty
         modules: The names so far.
     """
 
-    def __init__(self, file: io.BytesIO | io.RawIOBase) -> None:
+    def __init__(self, file: io.BytesIO | io.RawIOBase | _Comparison) -> None:
         super().__init__(file, protocol=_PROTOCOL)
         self.modules: set[str] = set()
         self._known_types: set[type] = set()

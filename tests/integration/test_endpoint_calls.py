@@ -251,6 +251,36 @@ def test_a_class_is_made_once_per_worker_and_arguments() -> None:
     assert isinstance(counter.where().result(DEADLINE_S), int)
 
 
+factor = 2
+
+
+def scale(x: int) -> int:
+    return x * factor
+
+
+@endpoint
+def scaled(x: int) -> int:
+    return scale(x)
+
+
+@endpoint
+class Scaler:
+    def __init__(self, by: int) -> None:
+        self.by = by
+
+    def scaled(self, x: int) -> int:
+        return scale(x) * self.by
+
+
+def test_a_changed_global_and_a_changed_helper_count_for_the_next_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    scaler: Any = Scaler(10)
+    assert (scaled(1).result(DEADLINE_S), scaler.scaled(1).result(DEADLINE_S)) == (2, 20)
+    monkeypatch.setitem(globals(), "factor", 3)
+    assert (scaled(1).result(DEADLINE_S), scaler.scaled(1).result(DEADLINE_S)) == (3, 30)
+    monkeypatch.setitem(globals(), "scale", lambda x: x + 100)
+    assert (scaled(1).result(DEADLINE_S), scaler.scaled(1).result(DEADLINE_S)) == (101, 1010)
+
+
 def test_class_arguments_and_methods_are_checked_here() -> None:
     with pytest.raises(TypeError):
         Counter()  # type: ignore[call-arg]

@@ -40,6 +40,7 @@ from flash_plugins.code.bundle import MAX_BUNDLE_BYTES
 from flash_plugins.code.imports import imports_of_code, imports_of_file
 from flash_plugins.code.modules import ModuleKind, module_kind
 from flash_plugins.errors import ConfigError, EnvelopeError, PayloadTooLarge, UnpicklableError
+from tests.support import require
 
 _SAMPLES = Path(__file__).parent / "code_samples"
 
@@ -652,6 +653,47 @@ def test_pickles_of_one_function_are_equal_so_that_they_can_be_sent_once() -> No
         return x + _ANSWER
 
     assert dumps(f, what="f") == dumps(f, what="f")
+
+
+def test_pickle_of_an_unchanged_object_is_the_one_from_before() -> None:
+    np: typing.Any = require("numpy")
+    table = np.arange(100_000, dtype=float).reshape(100, -1)
+    text = b"x" * 100_000
+
+    def f() -> object:
+        return table, table.T, table[::2], text, _ANSWER
+
+    first = dumps(f, what="f")
+
+    assert dumps(f, what="f", before=first) is first
+    table[50, 50] = -1
+    changed = dumps(f, what="f", before=first)
+    assert changed != first
+    assert dumps(f, what="f", before=changed) is changed
+    text += b"y"
+    assert len(dumps(f, what="f", before=changed).data) == len(changed.data) + 1
+
+
+def test_object_that_became_unpicklable_is_refused_though_it_was_pickled_before() -> None:
+    values: list[object] = [1]
+    first = dumps(values, what="values")
+    values.append(threading.Lock())
+
+    with pytest.raises(UnpicklableError, match="lock"):
+        dumps(values, what="values", before=first)
+
+
+def test_looking_for_changes_of_a_large_array_costs_no_copy() -> None:
+    table = require("numpy").zeros(4_000_000)
+    first = dumps(table, what="table")
+
+    def again() -> None:
+        assert dumps(table, what="table", before=first) is first
+
+    compared = min(timeit.repeat(again, number=1, repeat=7))
+    pickled = min(timeit.repeat(lambda: dumps(table, what="table"), number=1, repeat=7))
+
+    assert compared < pickled / 2
 
 
 class _Model:
