@@ -120,7 +120,7 @@ class RemoteFunction(Generic[P, T]):
             ConfigError: The endpoint allows no worker, or the settings name no platform.
         """
         if worker_endpoint() is not None:
-            return _in_place(self.endpoint, self._function, args, kwargs)
+            return _in_place(self.endpoint, self._function, args, kwargs, self._shipped._name)
         return self.endpoint._submit(
             self._shipped.envelope((args, kwargs), streams=self.endpoint._streams),
             function_name=self._shipped._name,
@@ -155,7 +155,7 @@ class RemoteFunction(Generic[P, T]):
         return MapIterator(self, iterables, order=order, return_exceptions=return_exceptions, window=window)
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
-        return self if instance is None else functools.partial(cast("Callable[..., Any]", self), instance)
+        return self if instance is None else BoundFunction(self, instance)
 
     def __reduce_ex__(self, protocol: object) -> Any:
         # Made empty first and filled later: the function's own globals may lead back here.
@@ -253,10 +253,7 @@ class RemoteMethod:
         remote_class = self._instance._remote_class
         shipped = remote_class._shipped
         if worker_endpoint() is not None:
-            made = code.loads(self._instance._arguments.pickled.data)
-            args_of_class, kwargs_of_class = cast("tuple[Any, Any]", made)
-            instance = remote_class._class(*args_of_class, **kwargs_of_class)
-            return _in_place(remote_class.endpoint, getattr(instance, self._name), args, kwargs)
+            return _in_place(remote_class.endpoint, self._run, args, kwargs, f"{shipped._name}.{self._name}")
         envelope = shipped.envelope(
             (args, kwargs),
             streams=remote_class.endpoint._streams,
@@ -277,20 +274,60 @@ class RemoteMethod:
         """As `RemoteFunction.map`."""
         return MapIterator(self, iterables, order=order, return_exceptions=return_exceptions, window=window)
 
+    def _run(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the method right here, on the one instance that this process has for it."""
+        from .inplace import instance_here  # only workers need it
+
+        instance = instance_here(self._instance._remote_class._class, self._instance._arguments.pickled.data)
+        return getattr(instance, self._name)(*args, **kwargs)
+
+
+class BoundFunction:
+    """A decorated function looked up on an instance of an undecorated class, which becomes its first argument.
+
+    The instance travels with each call.
+    """
+
+    def __init__(self, function: RemoteFunction[..., Any], instance: object) -> None:
+        self._function = function
+        self._instance = instance
+        functools.update_wrapper(self, function, updated=())
+
+    def __repr__(self) -> str:
+        return f"<{self._function!r} bound to {self._instance!r}>"
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Call[Any]:
+        """Run the method on a worker; raises as `RemoteFunction.__call__`."""
+        return self._function(self._instance, *args, **kwargs)
+
+    def local(self, *args: Any, **kwargs: Any) -> Any:
+        """As `RemoteFunction.local`."""
+        return self._function.local(self._instance, *args, **kwargs)
+
+    def map(
+        self,
+        *iterables: Iterable[Any],
+        order: Order = "input",
+        return_exceptions: bool = False,
+        window: int | None = None,
+    ) -> MapIterator[Any]:
+        """As `RemoteFunction.map`; the instance is the same for each call."""
+        return MapIterator(self, iterables, order=order, return_exceptions=return_exceptions, window=window)
+
 
 def is_generator(function: Any) -> bool:
     """Return whether calling it yields values, in a coroutine or not."""
     return inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
 
 
-def _in_place(endpoint: Endpoint, function: Callable[..., Any], args: Any, kwargs: Any) -> Call[Any]:
+def _in_place(endpoint: Endpoint, function: Callable[..., Any], args: Any, kwargs: Any, name: str) -> Call[Any]:
     """Run a call on the worker where it is made."""
+    from .inplace import call_here  # only workers need it
+
     here = worker_endpoint()
     if here != endpoint.name:
         raise ConfigError(
             f"a worker of endpoint {here!r} called a function of endpoint {endpoint.name!r}: calls from worker to "
             "worker are not supported yet; make the call from your own process, or use .local()"
         )
-    call: Call[Any] = Call(endpoint_name=str(endpoint.name), function_name=str(function), number=0)
-    call._run_here(lambda: function(*args, **kwargs))
-    return call
+    return call_here(function, args, kwargs, endpoint_name=str(endpoint.name), function_name=name)

@@ -281,6 +281,24 @@ def test_a_changed_global_and_a_changed_helper_count_for_the_next_call(monkeypat
     assert (scaled(1).result(DEADLINE_S), scaler.scaled(1).result(DEADLINE_S)) == (101, 1010)
 
 
+@endpoint
+async def fib(n: int) -> int:
+    return n if n < 2 else sum(await asyncio.gather(fib(n - 1), fib(n - 2)))
+
+
+@endpoint
+def fib_and_counter(n: int) -> tuple[int, int, int]:
+    counter: Any = Counter(n)
+    return fib(n).result(), counter.add().result(), counter.add().result()
+
+
+def test_a_worker_calls_functions_and_classes_of_its_own_endpoint() -> None:
+    assert fib(7).result(DEADLINE_S) == 13
+    values, first, second = fib_and_counter(6).result(DEADLINE_S)
+    assert values == 8
+    assert second == first + 1
+
+
 def test_class_arguments_and_methods_are_checked_here() -> None:
     with pytest.raises(TypeError):
         Counter()  # type: ignore[call-arg]

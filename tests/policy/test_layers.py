@@ -19,7 +19,7 @@ LAYERS: list[set[str]] = [
     {"platforms"},
     {"builtin"},
     {"dispatcher"},
-    {"endpoint", "remote", "mapping", "process"},
+    {"endpoint", "remote", "inplace", "mapping", "process"},
     {"cli", "testing"},
 ]
 
