@@ -48,13 +48,13 @@ class Recorder:
     def text(self, stream: str, text: str) -> None:
         """Record text written to `stdout` or `stderr`."""
         text = _sendable(text)
-        if not self._admit(len(text)):
-            return
-        last = self.records[-1] if self.records else None
-        if last is not None and last.get("stream") == stream:
-            last["text"] += text
-        else:
-            self.records.append({"stream": stream, "text": text})
+        if kept := text[: max(0, MAX_CHARACTERS - self._characters)]:
+            last = self.records[-1] if self.records else None
+            if last is not None and last.get("stream") == stream:
+                last["text"] += kept
+            else:
+                self.records.append({"stream": stream, "text": kept})
+        self._admit(len(text))
 
     def log(self, record: logging.LogRecord, message: str) -> None:
         """Record one log record with its text already formatted."""

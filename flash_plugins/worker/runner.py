@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
 import inspect
 import os
 import signal
@@ -281,12 +282,34 @@ def _name_of(function: Callable[..., Any]) -> str:
     return getattr(function, "__qualname__", None) or type(function).__qualname__
 
 
+def _give_children_default_signals() -> None:
+    """Let a child that user code forks be terminated, from its first moment: our handlers are not for it."""
+    ours = {signal.SIGTERM, signal.SIGUSR2}
+    masks: list[set[int]] = []
+
+    def restore() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masks.pop())
+
+    def reset_and_restore() -> None:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
+        restore()
+
+    os.register_at_fork(
+        before=lambda: masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, ours)),
+        after_in_parent=restore,
+        after_in_child=reset_and_restore,
+    )
+
+
 def main() -> None:
     """Serve the socket whose number is the only argument, as the environment says."""
     die_with_parent(int(sys.argv[2]))
     link = BlockingLink(socket.socket(fileno=int(sys.argv[1])))
     signal.signal(signal.SIGTERM, lambda *_: None)  # the job loop decides when to end: it closes the socket
     capture.install()
+    faulthandler.enable()  # the worker's log, and so the error of a lost worker, shows where it crashed
+    _give_children_default_signals()
     environ = os.environ
     preparer = Preparer(Path(environ["FLASH_PLUGINS_CACHE_DIR"]))
     concurrency = int(environ.get(api.MAX_CONCURRENCY_ENV, "1"))

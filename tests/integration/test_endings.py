@@ -178,3 +178,28 @@ def test_a_worker_killed_amid_200_jobs_loses_and_doubles_nothing(tmp_path: Path,
         output, errors = process.communicate(timeout=DEADLINE_S)
         assert output.split() == ["True"], errors
         nothing_is_left(pids, tmp_path)
+
+
+def test_killing_platform_and_guardian_leaves_nothing_that_runs(tmp_path: Path) -> None:
+    body = """
+        ready()
+        calls = [nap(60) for _ in range(4)]
+        time.sleep(0.5)
+        for process in psutil.Process().children(recursive=True):
+            if "platforms" in " ".join(process.cmdline()):
+                process.kill()
+        time.sleep(600)
+    """
+    with script(body, tmp_path) as process:
+        pids = pids_of(process)
+        until(lambda: not any(_is_running(pid) for pid in pids), "workers outlive platform and guardian")
+        process.kill()
+    # Nobody was left to remove the files; the next platform does.
+    assert list((tmp_path / "tmp").iterdir())
+    again = tmp_path / "again"
+    again.mkdir()
+    (tmp_path / "tmp").rename(again / "tmp")
+    environment = {**os.environ, "TMPDIR": str(again / "tmp"), "FLASH_PLATFORM": "local"}
+    (again / "script.py").write_text(PREAMBLE + "ready()\n")
+    subprocess.run([sys.executable, str(again / "script.py")], env=environment, check=True, capture_output=True)
+    assert not list((again / "tmp").iterdir())

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import logging
+import multiprocessing
 import os
 import sys
 import time
@@ -159,3 +160,26 @@ def test_leaving_a_stream_that_runs_ahead_frees_its_worker() -> None:
     assert {len(next(values)) for _ in range(50)} == {1000}
     values.close()  # type: ignore[attr-defined]
     assert plain(6).result(DEADLINE_S) == 6
+
+
+@endpoint
+def terminate_a_child() -> int | None:
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    child.start()
+    child.terminate()
+    child.join(10)
+    return child.exitcode
+
+
+@endpoint
+def print_a_lot() -> None:
+    print("x" * 300_000)
+
+
+def test_processes_that_a_call_starts_can_be_terminated() -> None:
+    assert terminate_a_child().result(DEADLINE_S) == -15
+
+
+def test_long_text_is_cut_rather_than_dropped(capsys: pytest.CaptureFixture[str]) -> None:
+    print_a_lot().result(DEADLINE_S)
+    assert capsys.readouterr().out.count("x") == 262_144

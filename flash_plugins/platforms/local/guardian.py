@@ -31,6 +31,8 @@ from typing import Any
 _LOG_LIMIT_BYTES = 10_000_000
 _LOG_KEPT_BYTES = 1_000_000
 _LOG_CHECK_S = 5.0
+#: prctl(2): the signal for this process when its parent ends.
+_PR_SET_PDEATHSIG = 1
 #: prctl(2): make orphaned descendants children of this process.
 _PR_SET_CHILD_SUBREAPER = 36
 #: How long killed processes may take to disappear before the guardian gives up waiting, seconds.
@@ -163,6 +165,7 @@ def _spawn(command: dict[str, Any]) -> subprocess.Popen[bytes]:
             stdout=log,
             stderr=log,
             start_new_session=True,
+            preexec_fn=_end_with_guardian if sys.platform == "linux" else None,
         )
     finally:
         os.close(log)
@@ -200,9 +203,18 @@ def _descendants(pid: int) -> list[int]:
 
 def _become_subreaper() -> None:
     if sys.platform == "linux":
-        import ctypes
+        _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
-        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+def _end_with_guardian() -> None:
+    """In a new worker: should the guardian be killed too, the kernel ends the worker."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _prctl(option: int, value: int) -> None:
+    import ctypes
+
+    ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
 def _remove(directory: str) -> None:

@@ -32,7 +32,7 @@ from .endpoints import EndpointSpec
 from .processes import GuardedProcesses, worker_environment
 from .registry import Registry
 from .server import Faults, PlatformApp
-from .state import forget_state, runtime_base, write_state
+from .state import RUN_DIR_PREFIX, forget_state, occupy, remove_abandoned, runtime_base, write_state
 from .webhooks import Webhooks
 from .workerapi import protocol_environment
 from .workers import Worker
@@ -95,7 +95,8 @@ def run(options: Options) -> None:
         PortTaken: Another process listens on `options.port`.
     """
     listener = _listen(options.port)
-    run_dir = Path(tempfile.mkdtemp(prefix=f"flash-plugins-run-{os.getuid()}-", dir=runtime_base()))
+    remove_abandoned(runtime_base())
+    run_dir = Path(tempfile.mkdtemp(prefix=RUN_DIR_PREFIX.format(os.getuid()), dir=runtime_base()))
     config = uvicorn.Config(
         "",
         log_config=None,
@@ -110,7 +111,7 @@ def run(options: Options) -> None:
         timeout_graceful_shutdown=1,
         backlog=2048,
     )
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with occupy(run_dir), asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_Platform(options, listener, run_dir).serve(config))
 
 

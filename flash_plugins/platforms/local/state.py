@@ -6,13 +6,31 @@ Standard library only, and needs no home directory: both the platform's process 
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["detached_dir", "forget_state", "read_state", "runtime_base", "state_path", "write_state"]
+__all__ = [
+    "RUN_DIR_PREFIX",
+    "detached_dir",
+    "forget_state",
+    "occupy",
+    "read_state",
+    "remove_abandoned",
+    "runtime_base",
+    "state_path",
+    "write_state",
+]
+
+#: How the name of a run directory begins; the braces stand for the user's number.
+RUN_DIR_PREFIX = "flash-plugins-run-{}-"
+#: File in a run directory that its platform keeps locked.
+_LOCK = "lock"
 
 
 def runtime_base() -> Path:
@@ -35,6 +53,25 @@ def detached_dir() -> Path:
         raise PermissionError(f"{parent} belongs to somebody else: remove it, or set XDG_RUNTIME_DIR")
     parent.chmod(0o700)
     return parent
+
+
+@contextmanager
+def occupy(run_dir: Path) -> Iterator[None]:
+    """Mark a run directory as in use for the time of the context, or the life of the process."""
+    with open(run_dir / _LOCK, "wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def remove_abandoned(base: Path) -> None:
+    """Remove run directories of this user that nobody uses: their platform and its guardian were both killed."""
+    for run_dir in base.glob(RUN_DIR_PREFIX.format(os.getuid()) + "*"):
+        try:
+            with open(run_dir / _LOCK, "rb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # in use, being made, or gone already
+            continue
+        shutil.rmtree(run_dir, ignore_errors=True)
 
 
 def _detached_dir() -> Path:
