@@ -12,6 +12,7 @@ from .config import Settings, is_ci
 from .errors import ConfigError
 
 if TYPE_CHECKING:
+    from .builtin.progress import Progress
     from .dispatcher import Session
     from .hooks import HookManager
     from .platforms.base import Platform
@@ -20,6 +21,7 @@ __all__ = ["configure", "hooks", "platform", "register", "session", "unregister"
 
 _lock = threading.RLock()
 _hooks: HookManager | None = None
+_progress: Progress | None = None
 _session: Session | None = None
 _configured: dict[str, str] = {}
 
@@ -53,19 +55,16 @@ def settings() -> Settings:
 
 def hooks() -> HookManager:
     """Return this process's plugins."""
-    global _hooks
+    global _hooks, _progress
     with _lock:
         if _hooks is None:
             from .builtin import notice, platform_choice
             from .builtin.progress import Progress
             from .hooks import HookManager
 
+            _progress = Progress(lambda: settings().progress, is_ci=is_ci())
             _hooks = HookManager(
-                [
-                    ("platform-choice", platform_choice),
-                    ("notice", notice),
-                    ("progress", Progress(lambda: settings().progress, is_ci=is_ci())),
-                ]
+                [("platform-choice", platform_choice), ("notice", notice), ("progress", _progress)],
             )
         return _hooks
 
@@ -120,11 +119,21 @@ def close() -> None:
         closing.close()
 
 
+#: What a forked child inherited and must neither use nor take down: its sockets are those of its parent.
+_inherited: list[Session] = []
+
+
 def _forget_in_child() -> None:
     """A forked child has none of the threads: it starts its own session, and never ends its parent's platform."""
     global _session, _lock
     _lock = threading.RLock()
-    _session = None
+    if _session is not None:
+        _inherited.append(_session)
+        _session = None
+    if _hooks is not None:
+        _hooks.start_anew()
+    if _progress is not None:
+        _progress.start_anew()
 
 
 os.register_at_fork(after_in_child=_forget_in_child)

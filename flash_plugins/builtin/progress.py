@@ -37,6 +37,10 @@ class Progress:
         self._mode = mode
         self._stream = stream
         self._is_ci = is_ci
+        self.start_anew()
+
+    def start_anew(self) -> None:
+        """Forget every call and whoever holds the lock: a forked child has neither the threads nor the calls."""
         self._changed = threading.Condition(threading.Lock())
         self._is_stretch = False
         self._begin()
@@ -81,25 +85,28 @@ class Progress:
         out: TextIO | None = self._stream or sys.stderr
         is_terminal = out is not None and not out.closed and out.isatty()
         interval_s = _TERMINAL_INTERVAL_S if is_terminal else _LOG_INTERVAL_S
-        next_at, is_shown = self._began_at + _QUIET_S, False
-        with self._changed:
-            while not self._is_over():
-                wait_until = next_at if self._open else min(next_at, self._idle_since + _LINGER_S)
-                self._changed.wait(max(0.0, wait_until - time.monotonic()))
-                if self._open and time.monotonic() >= next_at:
-                    out = self._write(out, "\r\x1b[2K{}" if is_terminal else "flash-plugins: {}\n")
-                    next_at, is_shown = time.monotonic() + interval_s, True
-            if is_shown or self._idle_since - self._began_at >= _QUIET_S:
-                self._write(out, "\r\x1b[2K{}\n" if is_terminal else "flash-plugins: {}\n")
-            self._is_stretch = False
+        next_at, is_shown, is_over = self._began_at + _QUIET_S, False, False
+        while not is_over:
+            with self._changed:
+                if not self._is_over():
+                    wait_until = next_at if self._open else min(next_at, self._idle_since + _LINGER_S)
+                    self._changed.wait(max(0.0, wait_until - time.monotonic()))
+                if is_over := self._is_over():
+                    self._is_stretch = False
+                    is_due = is_shown or self._idle_since - self._began_at >= _QUIET_S
+                else:
+                    is_due = self._open > 0 and time.monotonic() >= next_at
+                text = self._text() if is_due else None
+            # Without the lock, which every call of the process needs: a terminal may be stopped, a pipe full.
+            if text is not None:
+                end = "\n" if is_over else ""
+                out = _write(out, f"\r\x1b[2K{text}{end}" if is_terminal else f"flash-plugins: {text}\n")
+                next_at, is_shown = time.monotonic() + interval_s, True
 
     def _is_over(self) -> bool:
         return not self._open and time.monotonic() - self._idle_since >= _LINGER_S
 
-    def _write(self, out: TextIO | None, form: str) -> TextIO | None:
-        """Write the line; returns where the next one goes, None once nobody can read it."""
-        if out is None:
-            return None
+    def _text(self) -> str:
         seconds = (time.monotonic() if self._open else self._idle_since) - self._began_at
         parts = [f"{self._ended}/{self._total} calls done"]
         if self._open and not self._workers:
@@ -112,10 +119,16 @@ class Progress:
             parts.append(f"{len(self._workers)} worker{'s' if len(self._workers) > 1 else ''}")
         if self._ended:
             parts.append(f"{self._ended / max(seconds, 1e-9):.1f}/s")
-        text = f"{', '.join(sorted(self._endpoints))}: {' · '.join(parts)} · {seconds:.0f} s"
-        try:
-            out.write(form.format(text))
-            out.flush()
-        except (OSError, ValueError):  # closed meanwhile
-            return None
-        return out
+        return f"{', '.join(sorted(self._endpoints))}: {' · '.join(parts)} · {seconds:.0f} s"
+
+
+def _write(out: TextIO | None, text: str) -> TextIO | None:
+    """Write the line; returns where the next one goes, None once nobody can read it."""
+    if out is None:
+        return None
+    try:
+        out.write(text)
+        out.flush()
+    except (OSError, ValueError):  # closed meanwhile
+        return None
+    return out

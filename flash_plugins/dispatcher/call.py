@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
@@ -11,7 +12,7 @@ from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from .. import code
-from ..errors import JobCancelled, WaitTimeout
+from ..errors import JobCancelled, PlatformUnavailable, WaitTimeout
 from ..failure import decode_exception
 from ..payload import Outcome
 
@@ -50,6 +51,7 @@ class Call(Future[T], Generic[T]):
         self.worker_id: str | None = None
         self.worker_pid: int | None = None
         self.execution_s: float | None = None
+        self._process = os.getpid()
         self._submission: Submission | None = None
         self._decoding = threading.Lock()
         self._cancelling = threading.RLock()  # its holder runs callbacks, which may cancel again
@@ -125,6 +127,7 @@ class Call(Future[T], Generic[T]):
 
     async def settled(self) -> None:
         """Wait in a coroutine until the call is done, however it ended. Cancelling the wait cancels the call."""
+        self._check_process()
         if self.done():
             return
         loop = asyncio.get_running_loop()
@@ -162,7 +165,17 @@ class Call(Future[T], Generic[T]):
             self._decoded = (True, value)
         self.set_result(cast(T, None))
 
+    def _check_process(self) -> None:
+        """Refuse to wait in a forked child: the outcome arrives in the process that made the call."""
+        # Without the lock: the thread that held it when this process was forked does not exist here.
+        if os.getpid() != self._process and self._state not in ("FINISHED", "CANCELLED", "CANCELLED_AND_NOTIFIED"):
+            raise PlatformUnavailable(
+                f"{self._words()} was made by process {self._process}, from which this process {os.getpid()} was "
+                "forked; its outcome arrives only there: wait for it there, or make the call again here"
+            )
+
     def _wait(self, timeout: float | None) -> None:
+        self._check_process()
         try:
             super().exception(timeout)
         except CancelledError:
@@ -239,6 +252,7 @@ class StreamCall(Call[list[T]], Generic[T]):
         Future.add_done_callback(self, lambda _: self._notice_change())
 
     def __iter__(self) -> Iterator[T]:
+        self._check_process()
         position = 0
         try:
             while True:
@@ -260,6 +274,7 @@ class StreamCall(Call[list[T]], Generic[T]):
         self.result()
 
     async def __aiter__(self) -> AsyncIterator[T]:
+        self._check_process()
         loop = asyncio.get_running_loop()
         changed = asyncio.Event()
         self._on_chunk = lambda: loop.call_soon_threadsafe(changed.set)

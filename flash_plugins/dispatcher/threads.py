@@ -11,6 +11,8 @@ from collections.abc import Callable, Coroutine
 from queue import SimpleQueue
 from typing import Any
 
+from .selector import OwnSelector
+
 __all__ = ["BackgroundLoop", "DeliveryThread"]
 
 logger = logging.getLogger(__name__)
@@ -23,7 +25,7 @@ class BackgroundLoop:
     """An event loop in a daemon thread. `post` may be called from any thread."""
 
     def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
+        self._loop = asyncio.SelectorEventLoop(OwnSelector())
         self._posted: deque[Callable[[], object]] = deque()
         self._is_woken = False
         self._tasks: set[asyncio.Task[None]] = set()

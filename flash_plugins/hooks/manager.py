@@ -44,6 +44,10 @@ class HookManager:
         for name, plugin in builtins:
             self.register(plugin, name=name)
 
+    def start_anew(self) -> None:
+        """Forget whoever holds the lock: in a forked child that thread does not exist. The plugins stay."""
+        self._lock = RLock()
+
     def register(self, plugin: object, *, name: str | None = None) -> str:
         """Add a plugin: a module, class or object with functions marked by `hookimpl`. Returns its name.
 

@@ -10,15 +10,19 @@ from typing import Any
 
 import pytest
 
-from flash_plugins import Call, ConfigError, Endpoint, JobCancelled, StreamCall
+from flash_plugins import Call, ConfigError, Endpoint, JobCancelled, StreamCall, inplace
 from flash_plugins.platforms import api
 
 here = Endpoint(name="here", cpu="cpu5c-4-8")
 
 
 @pytest.fixture(autouse=True)
-def on_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+def on_a_worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv(api.ENDPOINT_NAME_ENV, "here")
+    yield
+    loop = vars(inplace._of_thread).pop("loop", None)  # a worker keeps it until it ends
+    if loop is not None:
+        loop.close()
 
 
 @here

@@ -162,6 +162,36 @@ def test_a_stream_that_is_closed_meanwhile_ends_the_showing_only() -> None:
     until(is_over)
 
 
+class StoppedTerminal(Terminal):
+    """As after Ctrl-S: what is written waits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_waiting = threading.Event()
+        self.goes_on = threading.Event()
+
+    def write(self, text: str, /) -> int:
+        self.is_waiting.set()
+        assert self.goes_on.wait(DEADLINE_S)
+        return super().write(text)
+
+
+def test_a_stopped_terminal_does_not_stop_the_calls() -> None:
+    out = StoppedTerminal()
+    shown = Progress(lambda: "on", stream=out)
+    show(shown, CallStage.QUEUED)
+    assert out.is_waiting.wait(DEADLINE_S)
+    telling = threading.Thread(target=show, args=(shown, CallStage.DONE, CallStage.QUEUED, CallStage.DONE))
+    telling.start()
+    telling.join(5)
+    is_stopped = telling.is_alive()
+    out.goes_on.set()
+    telling.join()
+    assert not is_stopped
+    until(is_over)
+    assert "2/2 calls done" in out.getvalue()
+
+
 def test_a_process_without_stderr_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stderr", None)
     shown = Progress(lambda: "on")
