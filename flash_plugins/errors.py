@@ -19,8 +19,10 @@
     │   ├── JobTimeout (TimeoutError)       a time limit of the job passed on the platform
     │   ├── JobCancelled (CancelledError)   somebody cancelled it
     │   ├── JobExpired                      its result is no longer kept
+    │   ├── ResultLost                      what its worker sent did not all arrive
     │   ├── WorkerLost                      its workers died, more often than it is tried
     │   └── SubmissionUnknown               the connection broke before the platform answered
+    ├── StreamConsumed (RuntimeError)       the values of a stream were asked for twice
     ├── WaitTimeout (TimeoutError)          the caller stopped waiting; the job goes on
     ├── RemoteError                         an exception whose own class is missing here
     └── HookError                           a plugin's gate hook failed; names the plugin
@@ -52,6 +54,8 @@ __all__ = [
     "PlatformError",
     "PlatformUnavailable",
     "RemoteError",
+    "ResultLost",
+    "StreamConsumed",
     "SubmissionUnknown",
     "UnknownParameterError",
     "UnpicklableError",
@@ -160,12 +164,20 @@ class JobExpired(JobError):
     """The platform no longer has the job: its result was kept for a limited time only."""
 
 
+class ResultLost(JobError):
+    """The job ended well, or still runs, but some of what its worker sent was lost on the way: repeat the call."""
+
+
 class WorkerLost(JobError):
     """The workers that ran the job died, more often than the platform tries again."""
 
 
 class SubmissionUnknown(JobError):
     """The connection broke before the platform answered: the job may or may not run."""
+
+
+class StreamConsumed(FlashPluginsError, RuntimeError):
+    """The values of a stream were asked for again after they were iterated: each is given out once."""
 
 
 class WaitTimeout(FlashPluginsError, TimeoutError):

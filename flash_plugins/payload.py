@@ -186,6 +186,7 @@ class Outcome:
     Attributes:
         index: Place of a chunk among those of its run, from 0.
         count: How many chunks came before the outcome that ends a stream.
+        run: What only this run of the job is named, in every chunk and at the end: the service may run it again.
     """
 
     result: bytes | None = None
@@ -199,6 +200,7 @@ class Outcome:
     ended: bool = False
     index: int | None = None
     count: int | None = None
+    run: str | None = None
 
     def encode(self) -> dict[str, Any]:
         """Return the JSON form: the handler's return value, or one yielded chunk."""
@@ -215,7 +217,7 @@ class Outcome:
             answer["records"] = list(self.records)
         if self.ended:
             answer["ended"] = True
-        for name in ("seconds", "worker", "pid", "index", "count"):
+        for name in ("seconds", "worker", "pid", "index", "count", "run"):
             if (value := getattr(self, name)) is not None:
                 answer[name] = value
         return answer
@@ -250,6 +252,7 @@ def decode_outcome(content: object) -> Outcome:
         ended=bool(content.get("ended", False)),
         index=_number_of(content, "index"),
         count=_number_of(content, "count"),
+        run=content.get("run"),
     )
 
 

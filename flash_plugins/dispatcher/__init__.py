@@ -7,7 +7,8 @@ fn(x) ─pickles─► Call ──► Session ─► Lane of the endpoint: queue
                   └────────────────────────── result, exception ◄──────────────────────────────────┘
 """
 
-from .call import Call, StreamCall
+from .call import Call
 from .session import Session
+from .stream import StreamCall
 
 __all__ = ["Call", "Session", "StreamCall"]

@@ -1,25 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A call that was made: a `concurrent.futures.Future` that can also be awaited and cancelled while it runs."""
+"""A call that was made: a `concurrent.futures.Future` that can also be awaited and cancelled while it runs.
+
+The thread that ends a call, by its outcome or by cancelling, only changes its state and wakes who waits. No lock
+is held meanwhile, and users' callbacks run elsewhere: neither can a callback hold up a `cancel()`, nor two
+callbacks that cancel one another's calls each other.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import os
 import threading
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
-from concurrent.futures import CancelledError, Future
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import CancelledError, Future, InvalidStateError
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from .. import code
-from ..errors import JobCancelled, PlatformUnavailable, WaitTimeout
+from ..errors import JobCancelled, PlatformUnavailable, ResultLost, UnpicklableError, WaitTimeout
 from ..failure import decode_exception
 from ..payload import Outcome
+from .threads import wake
 
 if TYPE_CHECKING:
     from .lane import Submission
 
-__all__ = ["Call", "StreamCall"]
+__all__ = ["Call"]
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -54,11 +63,11 @@ class Call(Future[T], Generic[T]):
         self._process = os.getpid()
         self._submission: Submission | None = None
         self._decoding = threading.Lock()
-        self._cancelling = threading.RLock()  # its holder runs callbacks, which may cancel again
+        self._cancelled_once = threading.Lock()  # taken by the first who cancels, for good
         self._outcome: Outcome | None = None  # as it arrived, until somebody asks for the value
         self._decoded: tuple[bool, Any] | None = None
-        self._needs_delivery_thread = False
-        self._last_outcome: Outcome | None = None  # of a stream: what came after its last value
+        self._run_callback: Callable[[Callable[[], object]], object] = _at_once  # a session has a thread for them
+        self._streamed: Outcome | None = None  # on an endpoint that streams: the result, or the end of the values
 
     def __repr__(self) -> str:
         job = f" job {self.job_id}" if self.job_id else ""
@@ -98,14 +107,12 @@ class Call(Future[T], Generic[T]):
 
         The platform is told in the background: running code sees `CallCancelled`, and is killed if it goes on.
         """
-        with self._cancelling:
-            if self.done():
-                return self.cancelled()
-            if not super().cancel():
-                return False
+        if not super().cancel():
+            return False
+        if self._cancelled_once.acquire(blocking=False):
             self.set_running_or_notify_cancel()  # wakes `concurrent.futures.wait` too
-        if (submission := self._submission) is not None:  # taken once: the loop may let go of it meanwhile
-            submission.cancel()
+            if (submission := self._submission) is not None:  # taken once: the loop may let go of it meanwhile
+                submission.cancel()
         return True
 
     def running(self) -> bool:
@@ -119,8 +126,17 @@ class Call(Future[T], Generic[T]):
         At once and here if it is done already. A callback may take its time and may make calls, but must not
         wait for one.
         """
-        self._needs_delivery_thread = True
-        super().add_done_callback(fn)
+        if self.done():
+            super().add_done_callback(fn)
+            return
+
+        def run() -> None:
+            try:
+                fn(self)
+            except BaseException:  # users' code, which may raise SystemExit: other callbacks must run nevertheless
+                logger.exception("a done-callback of %r failed", self)
+
+        super().add_done_callback(lambda _: self._run_callback(run))
 
     def __await__(self) -> Generator[Any, None, T]:
         return self._awaited().__await__()
@@ -137,14 +153,7 @@ class Call(Future[T], Generic[T]):
             if not done.done():
                 done.set_result(None)
 
-        def wake(_: object) -> None:
-            try:
-                loop.call_soon_threadsafe(finish)
-            except RuntimeError:
-                if not loop.is_closed():
-                    raise  # the awaiting loop is gone: nobody waits any more
-
-        super().add_done_callback(wake)
+        super().add_done_callback(lambda _: wake(loop, finish))
         try:
             await done
         except asyncio.CancelledError:
@@ -186,42 +195,86 @@ class Call(Future[T], Generic[T]):
                 "or .cancel() it"
             ) from None
         except KeyboardInterrupt:
-            if (submission := self._submission) is not None:
-                submission.interrupt()
+            self._interrupt()
             raise
 
+    def _interrupt(self) -> None:
+        """Ctrl-C was pressed while somebody waited for this call."""
+        if (submission := self._submission) is not None:
+            submission.interrupt()
+
     def _decode(self) -> tuple[bool, Any]:
-        """Return (True, value) or (False, exception), made once."""
+        """Return (True, value) or (False, exception), made once; what arrived is kept until that has succeeded."""
         with self._decoding:
             if self._decoded is None:
                 error = super().exception()
-                outcome, self._outcome = self._outcome, None
-                if error is None and outcome is not None:
-                    self._decoded = self._decode_outcome(outcome)
+                if error is None and self._outcome is not None:
+                    self._decoded = self._decode_outcome(self._outcome)
                 else:
                     self._decoded = (False, error)
+                self._outcome = None
             return self._decoded
 
     def _settle(self, outcome: Outcome | BaseException) -> None:
         """Give the call its outcome, unless it was cancelled meanwhile. What it was sent with is let go."""
-        with self._cancelling:
-            self._submission = None
-            if self.done():
-                return
+        self._submission = None
+        if self.done():
+            return
+        try:
             if isinstance(outcome, BaseException):
                 self.set_exception(outcome)
             else:
                 self._outcome = outcome
                 self.set_result(cast(T, None))  # `result` is ours: it unpickles
+        except InvalidStateError:  # cancelled in this moment
+            self._outcome = None
+
+    def _begin_job(self) -> None:
+        """Forget what an earlier job of this call sent. Loop thread."""
+        self._streamed = None
+
+    def _receive(self, outcome: Outcome) -> None:
+        """Take what an endpoint that streams sent: of this call one thing, its result. Loop thread."""
+        if outcome.chunk is None:
+            self._streamed = outcome
+
+    def _complete(self, collected: Iterable[Outcome]) -> Outcome:
+        """Return what ends the call, with the help of what the platform collected of it. Loop thread.
+
+        Raises:
+            ResultLost: It did not arrive.
+        """
+        if self._streamed is None:
+            for outcome in collected:
+                self._receive(outcome)
+        if self._streamed is None:
+            raise self._lost("the result")
+        return self._streamed
 
     def _decode_outcome(self, outcome: Outcome) -> tuple[bool, Any]:
         if outcome.failure is not None:
             return False, decode_exception(outcome.failure)
+        if outcome.ended:
+            return False, UnpicklableError(
+                f"{self.function_name}() returned a generator, which cannot travel; make it a generator function "
+                "itself (a `yield` in its own body) to stream, or return a list"
+            )
         try:
             return True, code.loads(outcome.result or b"")
         except Exception as error:  # noqa: BLE001 - unpickling runs the user's classes; it becomes the outcome
-            error.add_note(f"raised here while the result of {self.function_name}() was unpickled")
-            return False, error
+            return False, self._not_unpickled(error, "the result")
+
+    def _not_unpickled(self, error: Exception, what: str) -> Exception:
+        with contextlib.suppress(Exception):  # the user's class may refuse attributes
+            error.add_note(f"raised here while {what} of {self.function_name}() was unpickled")
+        return error
+
+    def _lost(self, what: str) -> ResultLost:
+        return ResultLost(
+            f"{what} of {self._words()} was lost on the way: the platform gives out once what is streamed, and an "
+            "answer of it did not arrive; repeat the call",
+            job_id=self.job_id,
+        )
 
     def _words(self) -> str:
         job = f" (job {self.job_id})" if self.job_id else ""
@@ -235,88 +288,5 @@ class Call(Future[T], Generic[T]):
         return "sent to the platform" if self.running() else "waiting here to be sent"
 
 
-class StreamCall(Call[list[T]], Generic[T]):
-    """A call of a generator function: iterate it, or `async for`, to get values as the worker yields them.
-
-    One consumer. `result()` waits for the end and returns all values as a list.
-    """
-
-    def __init__(self, *, endpoint_name: str, function_name: str, number: int, payload_bytes: int = 0) -> None:
-        super().__init__(
-            endpoint_name=endpoint_name, function_name=function_name, number=number, payload_bytes=payload_bytes
-        )
-        self._chunks: deque[bytes] = deque()
-        self._values: list[T] = []
-        self._changed = threading.Condition()
-        self._on_chunk: Callable[[], object] | None = None
-        Future.add_done_callback(self, lambda _: self._notice_change())
-
-    def __iter__(self) -> Iterator[T]:
-        self._check_process()
-        position = 0
-        try:
-            while True:
-                with self._changed:
-                    while not self._chunks and position == len(self._values) and not self.done():
-                        self._changed.wait()
-                self._unpickle_chunks()
-                if position == len(self._values):
-                    break
-                yield self._values[position]
-                position += 1
-        except GeneratorExit:
-            self.cancel()  # nobody will look at the rest
-            raise
-        except KeyboardInterrupt:
-            if (submission := self._submission) is not None:
-                submission.interrupt()
-            raise
-        self.result()
-
-    async def __aiter__(self) -> AsyncIterator[T]:
-        self._check_process()
-        loop = asyncio.get_running_loop()
-        changed = asyncio.Event()
-        self._on_chunk = lambda: loop.call_soon_threadsafe(changed.set)
-        position = 0
-        try:
-            while True:
-                while not self._chunks and position == len(self._values) and not self.done():
-                    await changed.wait()
-                    changed.clear()
-                self._unpickle_chunks()
-                if position == len(self._values):
-                    break
-                yield self._values[position]
-                position += 1
-        except (asyncio.CancelledError, GeneratorExit):
-            self.cancel()
-            raise
-        finally:
-            self._on_chunk = None
-        self.result()
-
-    def _add_chunk(self, chunk: bytes) -> None:
-        """Take a yielded value that arrived. Loop thread."""
-        self._chunks.append(chunk)
-        self._notice_change()
-
-    def _notice_change(self) -> None:
-        with self._changed:
-            self._changed.notify_all()
-        if (on_chunk := self._on_chunk) is not None:
-            on_chunk()
-
-    def _unpickle_chunks(self) -> None:
-        with self._decoding:
-            self._unpickle_locked()
-
-    def _unpickle_locked(self) -> None:
-        while self._chunks:
-            self._values.append(code.loads(self._chunks.popleft()))  # type: ignore[arg-type]
-
-    def _decode_outcome(self, outcome: Outcome) -> tuple[bool, Any]:
-        if outcome.failure is not None:
-            return False, decode_exception(outcome.failure)
-        self._unpickle_locked()
-        return True, list(self._values)
+def _at_once(action: Callable[[], object]) -> None:
+    action()

@@ -15,7 +15,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -38,7 +38,8 @@ from ..job import JobResult, JobStatus
 from ..payload import CallEnvelope, Outcome, check_size, decode_failure_text, decode_outcome
 from ..platforms import api
 from ..replay import replay
-from .call import Call, StreamCall
+from .call import Call
+from .stream import StreamCall
 from .window import Window
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ _MAX_TRANSPORT_ERRORS = 5
 _TRANSPORT_PAUSE_S = 0.5
 #: A platform that answers a held request sooner than this, with nothing to say, does not hold: poll instead.
 _HOLDS_AT_LEAST_S = 0.5
+#: How long that is believed before one job tries again, seconds: a quick answer may have had another reason.
+_PROBE_INTERVAL_S = 60.0
 #: Seconds a new job may be unknown to the platform's other servers (Runpod's 2.0 client waits as long).
 _VISIBILITY_S = 10.0
 #: Execution timeout sent when the user set none, and time to live of a job beyond its execution, ms.
@@ -109,6 +112,7 @@ class Lane:
         self._known: set[str] = set()  # digests that some worker has
         self._carried: set[str] = set()  # digests that were sent at least once
         self._is_held = True  # whether the platform holds /stream, as far as known
+        self._probe_at = 0.0  # when to find out again
         limit_ms = config.execution_timeout_ms or _NO_LIMIT_MS
         self._policy = {
             "executionTimeout": limit_ms,
@@ -235,6 +239,7 @@ class Lane:
     async def _finished(self, submission: Submission, body: bytes) -> JobResult:
         """Submit a job and return it finished."""
         submission.call.job_id = None  # of an earlier job, if the call is sent again
+        submission.call._begin_job()
         submission.is_cancel_sent = False
         job = await self._submitted(submission, body)
         if job.status.is_terminal and not self.streams:
@@ -306,13 +311,14 @@ class Lane:
         sent_at = time.monotonic()
         job_id, status = job.id, job.status
         while True:
-            if self._is_held or self.streams:
+            if self.streams or self._is_held or self._is_probe_due():
+                if isinstance(call, StreamCall):
+                    await call._room()
                 asked_at = time.monotonic()
                 status, chunks = await self._asked(submission, sent_at, lambda: client.stream(handle, job_id))
-                for chunk in chunks:
-                    self._take_chunk(call, chunk)
-                if not status.is_terminal and not chunks and time.monotonic() - asked_at < _HOLDS_AT_LEAST_S:
-                    self._is_held = False
+                self._take_chunks(submission, status, chunks)
+                has_news = status.is_terminal or bool(chunks)
+                if not has_news and not self._learnt_held(time.monotonic() - asked_at):
                     await self.session.poller.turn(age_s=time.monotonic() - sent_at)
                 if not status.is_terminal or (chunks and self.streams):
                     continue
@@ -321,6 +327,19 @@ class Lane:
             job = await self._asked(submission, sent_at, lambda: client.status(handle, job_id))
             if job.status.is_terminal:
                 return job
+
+    def _learnt_held(self, took_s: float) -> bool:
+        """Return whether the platform held a request that brought no news."""
+        self._is_held = took_s >= _HOLDS_AT_LEAST_S
+        self._probe_at = time.monotonic() + _PROBE_INTERVAL_S
+        return self._is_held
+
+    def _is_probe_due(self) -> bool:
+        """Return True for the one job that is to find out whether the platform holds requests by now."""
+        if time.monotonic() < self._probe_at:
+            return False
+        self._probe_at = time.monotonic() + _PROBE_INTERVAL_S
+        return True
 
     async def _asked(self, submission: Submission, sent_at: float, ask: Callable[[], Awaitable[T]]) -> T:
         """Ask about an accepted job, through errors of transport or server and the moments until it is visible."""
@@ -361,12 +380,14 @@ class Lane:
                 self._window.grow()
                 return answer
 
-    def _take_chunk(self, call: Call[Any], chunk: Any) -> None:
-        outcome = decode_outcome(chunk)
-        if isinstance(call, StreamCall) and outcome.chunk is not None:
-            call._add_chunk(outcome.chunk)
-        elif outcome.chunk is None:
-            call._last_outcome = outcome
+    def _take_chunks(self, submission: Submission, status: JobStatus, chunks: Sequence[Any]) -> None:
+        try:
+            for chunk in chunks:
+                submission.call._receive(decode_outcome(chunk))
+        except FlashPluginsError:
+            if not status.is_terminal:  # nobody will look at the rest
+                self.session.loop.spawn(self._send_cancel(submission))
+            raise
 
     def _read(self, submission: Submission, job: JobResult) -> Outcome:
         """Return the outcome of a finished job, or raise why there is none."""
@@ -374,8 +395,9 @@ class Lane:
         call.job_id = job.id
         call.worker_id = job.worker_id
         if job.status is JobStatus.COMPLETED:
-            if self.streams and call._last_outcome is not None:
-                return call._last_outcome
+            if self.streams:
+                collected = job.output if isinstance(job.output, list) else []
+                return call._complete(decode_outcome(entry) for entry in collected)
             return decode_outcome(job.output)
         if (outcome := decode_failure_text(job.error)) is not None:
             return outcome
@@ -409,7 +431,7 @@ class Lane:
                 logger.exception("what %r printed, logged or warned cannot be shown", call)
             call._settle(outcome_only)
 
-        if outcome.records or call._needs_delivery_thread:
+        if outcome.records:  # showing them runs handlers of the user's
             self.session.delivery.post(deliver)
         else:
             deliver()
@@ -417,11 +439,7 @@ class Lane:
     def _settle_error(self, submission: Submission, error: FlashPluginsError) -> None:
         call = submission.call
         self._tell(submission, CallStage.CANCELLED if isinstance(error, JobCancelled) else CallStage.FAILED)
-
-        if call._needs_delivery_thread:
-            self.session.delivery.post(lambda: call._settle(error))
-        else:
-            call._settle(error)
+        call._settle(error)
 
     def _tell(self, submission: Submission, stage: CallStage) -> None:
         call = submission.call

@@ -16,8 +16,9 @@ from ..errors import ConfigError, FlashPluginsError, PlatformUnavailable
 from ..hooks import HookManager
 from ..payload import CallEnvelope
 from ..platforms import api
-from .call import Call, StreamCall
+from .call import Call
 from .lane import Lane, Submission
+from .stream import StreamCall
 from .threads import BackgroundLoop, DeliveryThread
 from .window import Poller
 
@@ -123,6 +124,7 @@ class Session:
             number=next(self._numbers),
             payload_bytes=len(envelope.args),
         )
+        call._run_callback = self.delivery.post
 
         def accept() -> None:
             lane = self._lane(config, streams=streams)
@@ -139,11 +141,7 @@ class Session:
 
         def cancel() -> None:
             for submission in self._submissions():
-                call = submission.call
-                if call._needs_delivery_thread:  # its callbacks run in the thread that cancels
-                    self.delivery.post(call.cancel)
-                else:
-                    call.cancel()
+                submission.call.cancel()
 
         self.loop.post(cancel)
 

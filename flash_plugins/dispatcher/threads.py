@@ -13,12 +13,21 @@ from typing import Any
 
 from .selector import OwnSelector
 
-__all__ = ["BackgroundLoop", "DeliveryThread"]
+__all__ = ["BackgroundLoop", "DeliveryThread", "wake"]
 
 logger = logging.getLogger(__name__)
 
 #: Seconds to wait for a background thread to end.
 _JOIN_TIMEOUT_S = 5.0
+
+
+def wake(loop: asyncio.AbstractEventLoop, action: Callable[[], object]) -> None:
+    """Run `action` on somebody's loop, soon. Any thread; nothing happens if the loop is gone: nobody waits there."""
+    try:
+        loop.call_soon_threadsafe(action)
+    except RuntimeError:
+        if not loop.is_closed():
+            raise
 
 
 class BackgroundLoop:
@@ -28,6 +37,7 @@ class BackgroundLoop:
         self._loop = asyncio.SelectorEventLoop(OwnSelector())
         self._posted: deque[Callable[[], object]] = deque()
         self._is_woken = False
+        self._is_stopping = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=self._run, name="flash-dispatcher", daemon=True)
         self._thread.start()
@@ -72,13 +82,18 @@ class BackgroundLoop:
         """End the loop and its thread; tasks are cancelled first."""
         if not self._thread.is_alive():
             return
+        self._is_stopping = True
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(_JOIN_TIMEOUT_S)
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         try:
-            self._loop.run_forever()
+            while not self._is_stopping:
+                try:
+                    self._loop.run_forever()
+                except BaseException:  # asyncio lets SystemExit of a plugin out; every call of the process lives here
+                    logger.exception("a task of flash_plugins ended its event loop, which goes on")
             self._loop.run_until_complete(self.cancel_tasks())
         finally:
             self._loop.close()
@@ -86,7 +101,11 @@ class BackgroundLoop:
     def _drain(self) -> None:
         self._is_woken = False  # first: what is posted from here on wakes the loop again
         while self._posted:
-            self._posted.popleft()()
+            action = self._posted.popleft()
+            try:
+                action()
+            except BaseException:  # whatever one action raised, the calls that were posted after it must not hang
+                logger.exception("an action of flash_plugins failed")
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -95,21 +114,32 @@ class BackgroundLoop:
 
 
 class DeliveryThread:
-    """Runs actions one after another in a daemon thread, so that users' callbacks never hold up the loop."""
+    """Runs actions one after another in a daemon thread, so that users' callbacks hold up nobody.
+
+    `post` may be called from any thread, also from a finalizer that interrupts another `post`.
+    """
 
     def __init__(self) -> None:
         self._actions: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+        self._starting = threading.RLock()
         self._thread: threading.Thread | None = None
+        self._is_stopped = False
 
     def post(self, action: Callable[[], object]) -> None:
-        """Run `action` after all that were posted before. Loop thread only."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="flash-delivery", daemon=True)
-            self._thread.start()
+        """Run `action` after all that were posted before; right here once the thread was stopped."""
+        if self._is_stopped:
+            _run_guarded(action)
+            return
         self._actions.put(action)
+        if self._thread is None:
+            with self._starting:
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._run, name="flash-delivery", daemon=True)
+                    self._thread.start()
 
     def stop(self) -> None:
         """End the thread after what is queued."""
+        self._is_stopped = True
         if self._thread is None or self._thread is threading.current_thread():
             return
         self._actions.put(None)
@@ -117,7 +147,11 @@ class DeliveryThread:
 
     def _run(self) -> None:
         while (action := self._actions.get()) is not None:
-            try:
-                action()
-            except Exception:  # the thread must outlive any one delivery
-                logger.exception("delivering the outcome of a call failed")
+            _run_guarded(action)
+
+
+def _run_guarded(action: Callable[[], object]) -> None:
+    try:
+        action()
+    except BaseException:  # users' code, which may raise SystemExit: the outcomes after it must be delivered
+        logger.exception("delivering the outcome of a call failed")

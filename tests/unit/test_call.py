@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import pickle
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, FIRST_EXCEPTION, ThreadPoolExecutor
@@ -12,7 +13,7 @@ from typing import Any, cast
 
 import pytest
 
-from flash_plugins import Call, JobCancelled, JobFailed, StreamCall, WaitTimeout
+from flash_plugins import Call, JobCancelled, JobFailed, UnpicklableError, WaitTimeout
 from flash_plugins.code import dumps
 from flash_plugins.dispatcher.lane import Submission
 from flash_plugins.failure import encode_exception
@@ -259,6 +260,69 @@ def test_a_callback_may_look_at_the_outcome_and_cancel_again() -> None:
     assert seen[1] == (False, 5)
 
 
+def test_a_callback_that_ends_the_process_does_not_keep_the_others_from_running(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    call, seen = new(), list[Any]()
+
+    def leave(_: Any) -> None:
+        raise SystemExit(3)
+
+    call.add_done_callback(leave)
+    call.add_done_callback(seen.append)
+    call._settle(value(1))
+    assert seen == [call]
+    assert "SystemExit" in caplog.text
+
+
+def test_callbacks_run_where_the_session_says() -> None:
+    call, posted, seen = new(), list[Callable[[], object]](), list[Any]()
+    call._run_callback = posted.append
+    call.add_done_callback(seen.append)
+    call._settle(value(1))
+    assert (seen, len(posted)) == ([], 1)
+    posted[0]()
+    assert seen == [call]
+
+
+def test_two_callbacks_may_cancel_one_anothers_calls() -> None:
+    for end in (lambda call: call._settle(value(1)), lambda call: call.cancel()):
+        first, second, both_run = new(1), new(2), threading.Barrier(2)
+
+        def cancel(other: Call[Any], barrier: threading.Barrier = both_run) -> None:
+            barrier.wait(DEADLINE_S)
+            other.cancel()
+
+        first.add_done_callback(lambda _, other=second, cancel=cancel: cancel(other))  # type: ignore[misc]
+        second.add_done_callback(lambda _, other=first, cancel=cancel: cancel(other))  # type: ignore[misc]
+        threads = [threading.Thread(target=end, args=(call,), daemon=True) for call in (first, second)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(DEADLINE_S)
+        assert not any(thread.is_alive() for thread in threads)
+
+
+def test_cancelling_returns_although_a_callback_runs() -> None:
+    call, is_running, may_end = new(), threading.Event(), threading.Event()
+
+    def linger(_: Any) -> None:
+        is_running.set()
+        may_end.wait(DEADLINE_S)
+
+    call.add_done_callback(linger)
+    settling = threading.Thread(target=call._settle, args=(value(1),), daemon=True)
+    settling.start()
+    assert is_running.wait(DEADLINE_S)
+    cancelling = ThreadPoolExecutor(1)
+    try:
+        assert cancelling.submit(call.cancel).result(DEADLINE_S / 2) is False
+    finally:
+        may_end.set()
+        settling.join()
+        cancelling.shutdown()
+
+
 def test_ctrl_c_while_waiting_interrupts_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     call = new()
 
@@ -402,6 +466,77 @@ def test_a_time_limit_of_asyncio_cancels_the_call() -> None:
     assert call.cancelled()
 
 
+def test_a_time_limit_around_several_calls_cancels_them() -> None:
+    first, second = new(1), new(2)
+
+    async def main() -> None:
+        async with asyncio.timeout(0.01):
+            await asyncio.gather(first, second)
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(main())
+    assert first.cancelled()
+    assert second.cancelled()
+
+
+def test_a_call_that_fails_in_a_task_group_cancels_the_others(
+    later: Callable[[Callable[[], object]], None],
+) -> None:
+    calls = [new(number) for number in range(3)]
+
+    async def main() -> None:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(_awaited(call)) for call in calls]
+            await asyncio.sleep(0)
+            later(lambda: calls[0]._settle(value("done")))
+            assert await tasks[0] == "done"
+            later(lambda: calls[1]._settle(failure(KeyError("x"))))
+
+    with pytest.raises(ExceptionGroup) as caught:
+        asyncio.run(main())
+    assert [type(error) for error in caught.value.exceptions] == [KeyError]
+    assert [call.cancelled() for call in calls] == [False, False, True]
+
+
+def test_one_of_several_waiting_tasks_that_is_shielded_may_leave_without_the_others(
+    later: Callable[[Callable[[], object]], None],
+) -> None:
+    call = new()
+
+    async def main() -> Any:
+        patient = asyncio.create_task(_awaited(call))
+        hasty = asyncio.create_task(asyncio.wait_for(asyncio.shield(patient), 0.01))
+        with pytest.raises(TimeoutError):
+            await hasty
+        later(lambda: call._settle(value(1)))
+        return await patient
+
+    assert asyncio.run(main()) == 1
+
+
+def test_cancelling_in_one_loop_ends_the_wait_in_another() -> None:
+    call, is_waiting = new(), threading.Event()
+
+    async def wait() -> None:
+        asyncio.get_running_loop().call_soon(is_waiting.set)
+        with pytest.raises(JobCancelled):
+            await call
+
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(asyncio.run, wait())
+        assert is_waiting.wait(DEADLINE_S)
+
+        async def cancel() -> None:
+            task = asyncio.create_task(_awaited(call))
+            await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+        asyncio.run(cancel())
+        waiting.result(DEADLINE_S)
+
+
 def test_a_shielded_call_goes_on() -> None:
     call = new()
 
@@ -454,6 +589,63 @@ def test_stop_iteration_of_the_function_does_not_end_a_coroutine_quietly() -> No
     assert isinstance(call.exception(), StopIteration)
 
 
+class Interrupting:
+    """Ctrl-C is pressed while it is unpickled, the first time."""
+
+    presses = 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return interrupted_once, ()
+
+
+def interrupted_once() -> str:
+    Interrupting.presses += 1
+    if Interrupting.presses == 1:
+        raise KeyboardInterrupt
+    return "kept"
+
+
+def test_ctrl_c_while_a_value_is_unpickled_does_not_lose_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Interrupting, "presses", 0)
+    call = new()
+    call._settle(Outcome(result=pickle.dumps(Interrupting())))
+    with pytest.raises(KeyboardInterrupt):
+        call.result()
+    assert call.result() == "kept"
+    assert call.exception() is None
+
+
+class FrozenError(Exception):
+    """An exception that refuses every attribute."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(name)
+
+
+def fail_frozen() -> None:
+    raise FrozenError("frozen")
+
+
+class Unfreezing:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return fail_frozen, ()
+
+
+def test_an_exception_that_takes_no_note_is_the_outcome_all_the_same() -> None:
+    call = new()
+    call._settle(Outcome(result=pickle.dumps(Unfreezing())))
+    for _ in range(2):
+        with pytest.raises(FrozenError):
+            call.result()
+
+
+def test_a_function_that_returned_a_generator_is_an_error_that_says_so() -> None:
+    call = new()
+    call._settle(Outcome(ended=True, count=3))
+    with pytest.raises(UnpicklableError, match="generator function"):
+        call.result()
+
+
 def test_a_value_that_does_not_unpickle_is_an_exception_with_a_note() -> None:
     call = new()
     call._settle(Outcome(result=b"\x80\x05garbage"))
@@ -480,59 +672,3 @@ def test_a_call_made_in_place_has_its_outcome_at_once() -> None:
 
 async def _awaited(call: Call[Any]) -> Any:
     return await call
-
-
-def stream() -> StreamCall[Any]:
-    call: StreamCall[Any] = StreamCall(endpoint_name="e", function_name="f", number=1)
-    call._submission = cast(Submission, FakeSubmission())
-    return call
-
-
-def chunk(content: object) -> bytes:
-    return dumps(content, what="a chunk").data
-
-
-def test_a_stream_can_be_iterated_again_from_its_beginning() -> None:
-    call = stream()
-    for n in range(3):
-        call._add_chunk(chunk(n))
-    call._settle(Outcome(ended=True))
-    assert list(call) == list(call) == call.result() == [0, 1, 2]
-
-
-def test_a_stream_can_be_awaited_as_a_whole(later: Callable[[Callable[[], object]], None]) -> None:
-    call = stream()
-
-    def produce() -> None:
-        call._add_chunk(chunk("a"))
-        call._settle(Outcome(ended=True))
-
-    async def main() -> Any:
-        later(produce)
-        return await call
-
-    assert asyncio.run(main()) == ["a"]
-
-
-def test_a_coroutine_that_leaves_a_stream_cancels_it() -> None:
-    call = stream()
-    call._add_chunk(chunk(1))
-
-    async def main() -> None:
-        values = aiter(call)
-        assert await anext(values) == 1
-        await values.aclose()  # type: ignore[attr-defined]
-
-    asyncio.run(main())
-    assert call.cancelled()
-
-
-def test_a_cancelled_wait_for_a_value_cancels_the_stream() -> None:
-    call = stream()
-
-    async def main() -> None:
-        await asyncio.wait_for(anext(aiter(call)), 0.01)
-
-    with pytest.raises(TimeoutError):
-        asyncio.run(main())
-    assert call.cancelled()

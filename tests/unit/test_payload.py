@@ -132,7 +132,7 @@ def test_no_input_does_anything_but_decode_or_fail_as_an_envelope(content: Any) 
 
 outcomes = st.one_of(
     st.builds(Outcome, result=contents),
-    st.builds(Outcome, chunk=contents, index=st.none() | st.integers(0, 99_999)),
+    st.builds(Outcome, chunk=contents, index=st.none() | st.integers(0, 99_999), run=st.none() | st.text()),
     st.builds(Outcome, missing=st.lists(st.text(min_size=1), min_size=1).map(tuple)),
     st.builds(Outcome, failure=st.dictionaries(st.text(), json_values, min_size=1)),
     st.builds(Outcome, ended=st.just(True), count=st.none() | st.integers(0, 99_999)),

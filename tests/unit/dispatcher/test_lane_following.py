@@ -84,6 +84,24 @@ def test_a_platform_that_does_not_hold_is_polled_with_pauses(
     assert len(slow.seen("stream")) == 1  # once found out, it is not asked again
 
 
+def test_a_platform_that_did_not_hold_is_tried_again_now_and_then(
+    slow: FakeRunpod, submit: Submit, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(window, "_MIN_INTERVAL_S", 0.01)
+    monkeypatch.setattr(lane, "_HOLDS_AT_LEAST_S", 0.1)
+    slow.hold_s = 0.0
+    call = submit(1)
+    slow.wait_for("status", 3)
+    assert len(slow.seen("stream")) == 1
+    (used,) = session._lanes.values()
+    slow.hold_s = 0.2
+    used._probe_at = 0.0  # as if the time had passed
+    slow.wait_for("stream", 3)
+    assert used._is_held
+    slow.finish("job-1")
+    assert call.result(DEADLINE_S) == 1
+
+
 def test_polls_of_many_jobs_are_spaced_out(slow: FakeRunpod, submit: Submit, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(window, "_MIN_INTERVAL_S", 0.05)
     slow.hold_s = 0.0

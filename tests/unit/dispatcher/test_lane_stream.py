@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 
-from flash_plugins import Call, JobCancelled, StreamCall
+from flash_plugins import Call, JobCancelled, ResultLost, StreamCall
 from flash_plugins.code import dumps
-from flash_plugins.dispatcher import lane, window
+from flash_plugins.dispatcher import lane, stream, window
 from flash_plugins.failure import encode_exception
 from flash_plugins.payload import Outcome, encode_failure_text
-from tests.unit.dispatcher.fake import DEADLINE_S, Answer, FakeRunpod, problem
+from tests.unit.dispatcher.fake import DEADLINE_S, RESET, Answer, FakeRunpod, Request, problem
 
 Submit = Callable[..., Call[Any]]
 
 
-def chunk_of(value: object) -> dict[str, Any]:
-    return Outcome(chunk=dumps(value, what="a chunk").data).encode()
+def chunk_of(value: object, index: int | None = None) -> dict[str, Any]:
+    return Outcome(chunk=dumps(value, what="a chunk").data, index=index).encode()
 
 
 END = Outcome(ended=True, worker="w1", pid=7, seconds=0.5).encode()
@@ -45,7 +45,7 @@ def test_values_come_as_they_are_yielded(fake: FakeRunpod, started: StreamCall[A
     fake.yield_chunk("job-1", END)
     fake.finish("job-1", output=[])
     assert list(values) == []
-    assert started.result(DEADLINE_S) == ["first", "second"]
+    assert started.exception(DEADLINE_S) is None
     assert (started.worker_id, started.worker_pid, started.execution_s) == ("w1", 7, 0.5)
     assert len(fake.seen("run")) == 1
     assert not fake.seen("runSync")
@@ -163,3 +163,104 @@ def test_a_stream_survives_trouble_while_it_is_followed(
     fake.finish("job-1", output=[])
     assert call.result(DEADLINE_S) == [1]
     assert len(fake.seen("run")) == 1
+
+
+def lose_next_answer(fake: FakeRunpod) -> None:
+    """Let the next `/stream` be answered into a broken connection: what it gave out is gone."""
+
+    async def lose(request: Request) -> Answer:
+        await fake.behave(request)
+        return RESET
+
+    fake.script("stream", lose)
+
+
+def test_a_lost_answer_is_an_error_and_not_a_shorter_list(
+    fake: FakeRunpod, submit: Submit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lane, "_TRANSPORT_PAUSE_S", 0.01)
+    lose_next_answer(fake)
+    call = submit(streams=True, is_generator=True)
+    fake.wait_for("stream")
+    fake.yield_chunk("job-1", chunk_of("lost", 0))
+    fake.wait_for("stream", 2)
+    fake.yield_chunk("job-1", chunk_of("arrived", 1))
+    with pytest.raises(ResultLost, match="repeat the call") as caught:
+        call.result(DEADLINE_S)
+    assert caught.value.job_id == "job-1"
+    fake.wait_for("cancel")  # nobody wants the rest
+
+
+@pytest.mark.parametrize("is_generator", [True, False])
+@pytest.mark.parametrize("is_collected", [True, False])
+def test_a_lost_end_is_taken_from_what_the_platform_collected(
+    fake: FakeRunpod, submit: Submit, monkeypatch: pytest.MonkeyPatch, is_generator: bool, is_collected: bool
+) -> None:
+    monkeypatch.setattr(lane, "_TRANSPORT_PAUSE_S", 0.01)
+    lose_next_answer(fake)
+    call = submit(streams=True, is_generator=is_generator)
+    fake.wait_for("stream")
+    if is_generator:
+        sent = [chunk_of(0, 0), Outcome(ended=True, count=1, worker="w1").encode()]
+    else:
+        sent = [Outcome(result=dumps([0], what="a result").data, worker="w1").encode()]
+    for chunk in sent:
+        fake.yield_chunk("job-1", chunk)
+    fake.finish("job-1", output=sent if is_collected else [])
+    if is_collected:
+        assert call.result(DEADLINE_S) == [0]
+    else:
+        with pytest.raises(ResultLost):
+            call.result(DEADLINE_S)
+
+
+def test_a_job_that_is_run_again_gives_the_values_of_one_run(fake: FakeRunpod, started: StreamCall[Any]) -> None:
+    for index in range(2):
+        fake.yield_chunk("job-1", chunk_of(("first", index), index))
+    for index in range(3):
+        fake.yield_chunk("job-1", chunk_of(("second", index), index))
+    fake.yield_chunk("job-1", Outcome(ended=True, count=3).encode())
+    fake.finish("job-1", output=[])
+    assert started.result(DEADLINE_S) == [("second", index) for index in range(3)]
+
+
+def test_the_platform_is_not_asked_while_enough_waits_for_the_consumer(
+    fake: FakeRunpod, started: StreamCall[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "_MOST_WAITING", 1)
+    values = iter(started)
+    fake.yield_chunk("job-1", chunk_of(0, 0))
+    assert next(values) == 0
+    fake.wait_for("stream", 2)
+    for n in (1, 2):
+        fake.yield_chunk("job-1", chunk_of(n, n))
+        fake.wait_until(lambda n=n: len(started._chunks) == n, "a value did not arrive")  # type: ignore[misc]
+    asked = len(fake.seen("stream"))
+    fake.yield_chunk("job-1", chunk_of(3, 3))
+    fake.yield_chunk("job-1", Outcome(ended=True, count=4).encode())
+    fake.finish("job-1", output=[])
+    asyncio.run_coroutine_threadsafe(asyncio.sleep(0), fake.loop).result(DEADLINE_S)
+    assert len(fake.seen("stream")) == asked
+    assert not started.done()
+    assert list(values) == [1, 2, 3]
+
+
+def test_a_function_that_returns_a_generator_is_told_to_be_one(fake: FakeRunpod, submit: Submit) -> None:
+    call = submit("ignored", streams=True)
+    fake.wait_for("stream")
+    fake.yield_chunk("job-1", chunk_of(0, 0))
+    fake.yield_chunk("job-1", Outcome(ended=True, count=1).encode())
+    fake.finish("job-1", output=[])
+    with pytest.raises(TypeError, match="generator function"):
+        call.result(DEADLINE_S)
+
+
+def test_the_end_of_an_earlier_job_is_not_that_of_the_next(fake: FakeRunpod, started: StreamCall[Any]) -> None:
+    (digest,) = fake.seen("run")[0].blobs
+    fake.yield_chunk("job-1", Outcome(missing=(digest,)).encode())
+    fake.finish("job-1", output=[])
+    fake.wait_for("run", 2)
+    fake.finish("job-2", output=[])
+    with pytest.raises(ResultLost):
+        started.result(DEADLINE_S)
+    assert len(fake.seen("run")) == 2
