@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
 from . import code
 from .config import worker_endpoint
 from .dispatcher import Call, StreamCall
-from .errors import ConfigError
+from .errors import ConfigError, UnpicklableError
 from .mapping import MapIterator, Order
 from .payload import CallEnvelope, check_parts, digest_of
 from .platforms import api
@@ -72,7 +72,10 @@ class _Shipped:
             PayloadTooLarge: Arguments, function and source together are over the limit of one job.
         """
         where = f"{self._name}()" if method is None else f"{self._name}.{method}()"
-        packed = code.dumps(arguments, what=f"the arguments of {where}")
+        try:
+            packed = code.dumps(arguments, what=f"the arguments of {where}")
+        except UnpicklableError as error:
+            raise _of_one_argument(self._target, method, arguments, where) or error from error.__cause__
         shipped = self._blob()
         carried = [shipped] if instance is None else [shipped, instance]
         blobs = {blob.digest: blob.pickled.data for blob in carried}
@@ -92,6 +95,32 @@ class _Shipped:
             log_level=logging.getLogger().getEffectiveLevel(),
             blobs=blobs,
         )
+
+
+def _of_one_argument(target: Any, method: str | None, arguments: Any, where: str) -> UnpicklableError | None:
+    """Return the error for the argument that cannot be pickled, by its name; None if each of them can."""
+    args, kwargs = arguments
+    named = _positional_names(target, method)[: len(args)]
+    names = [repr(name) for name in named] + [str(number) for number in range(len(named) + 1, len(args) + 1)]
+    for name, value in [*zip(names, args, strict=True), *((repr(key), value) for key, value in kwargs.items())]:
+        try:
+            code.dumps(value, what=f"argument {name} of {where}")
+        except UnpicklableError as error:
+            return error
+    return None
+
+
+def _positional_names(target: Any, method: str | None) -> list[str]:
+    function = target if method is None else getattr(target, method)
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return []  # made in C, and tells none
+    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    takes_self = method is not None and not isinstance(
+        inspect.getattr_static(target, method), classmethod | staticmethod
+    )
+    return names[1:] if takes_self else names
 
 
 class RemoteFunction(Generic[P, T]):

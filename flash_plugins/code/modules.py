@@ -125,7 +125,7 @@ def _classify_source(source: Source) -> ModuleKind:
     if source.file is None:
         local = any(not _is_installed(folder) for folder in source.directories)
         return ModuleKind.LOCAL if local else ModuleKind.INSTALLED
-    if _is_installed(source.file):
+    if _is_installed(source.file) or _is_second_copy(source.name.partition(".")[0]):
         return ModuleKind.INSTALLED
     if "." in source.name or source.directories:
         top = source.name.partition(".")[0]
@@ -246,6 +246,58 @@ def _has_compiled_parts(top: str) -> bool:
                     )
                     return True
     return False
+
+
+@functools.cache
+def _is_second_copy(top: str) -> bool:
+    """Whether a local package or module is another copy of one that is installed, such as a checkout of joblib.
+
+    A worker that has imported the installed one (we, or what we need, may have) would hold both, with two of
+    each class. A module of one's own that only happens to have the name of an installed one travels.
+    """
+    if top in sys.stdlib_module_names:
+        return False
+    local = find_source(top)
+    folders = [folder for folder in sys.path if folder and _is_installed(os.path.join(os.path.abspath(folder), ""))]
+    installed = importlib.machinery.PathFinder.find_spec(top, folders)
+    if local is None or local.file is None or installed is None or not installed.origin:
+        return False
+    parts = _parts_of(package_folders(installed.submodule_search_locations))
+    if parts:
+        is_copy = len(parts & _parts_of(local.directories)) >= len(parts) / 2
+    else:
+        is_copy = not local.directories and _is_distribution(top)
+    if is_copy:
+        _log.warning(
+            "%s does not travel, because it is installed too (%s) and workers would hold two copies of it; they "
+            "import theirs: on the local platform the one that PYTHONPATH puts first, on Runpod what is installed "
+            "there. Remove one of the two if this is not what you want",
+            local.file,
+            installed.origin,
+        )
+    return is_copy
+
+
+def _parts_of(folders: Iterable[str]) -> set[str]:
+    """Names of the modules and packages right inside a package."""
+    parts: set[str] = set()
+    for folder in folders:
+        for entry in os.scandir(folder) if os.path.isdir(folder) else ():
+            if entry.name.endswith(".py"):
+                parts.add(entry.name.removesuffix(".py"))
+            elif os.path.isfile(os.path.join(entry.path, "__init__.py")):
+                parts.add(entry.name)
+    return parts - {"__init__"}
+
+
+def _is_distribution(name: str) -> bool:
+    from importlib import metadata  # here: 15 ms, and hardly ever needed
+
+    try:
+        metadata.distribution(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def _is_installed(path: str) -> bool:

@@ -874,6 +874,52 @@ def test_package_with_compiled_parts_is_taken_to_be_installed_on_the_worker(impo
 # Reading imports
 
 
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, str]], None]:
+    """Install files: into a folder that comes late on sys.path."""
+    site = tmp_path / "site-packages"
+
+    def install(files: dict[str, str]) -> None:
+        for name, source in files.items():
+            (site / name).parent.mkdir(parents=True, exist_ok=True)
+            (site / name).write_text(source)
+        monkeypatch.setattr(sys, "path", [*sys.path, str(site)])
+
+    return install
+
+
+def test_second_copy_of_an_installed_package_does_not_travel(
+    importable: WriteFiles, installed: Callable[[dict[str, str]], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    parts = {"copied/__init__.py": "", "copied/a.py": "", "copied/b/__init__.py": ""}
+    installed({**parts, "copied/old.py": ""})
+    importable({**parts, "copied/new.py": ""})
+
+    assert module_kind("copied") is ModuleKind.INSTALLED
+    assert module_kind("copied.new") is ModuleKind.INSTALLED
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "copied" in caplog.text
+
+
+def test_second_copy_of_an_installed_module_does_not_travel(
+    importable: WriteFiles, installed: Callable[[dict[str, str]], None]
+) -> None:
+    installed({"six_like.py": "", "six_like-1.0.dist-info/METADATA": "Name: six-like\nVersion: 1.0\n"})
+    importable({"six_like.py": ""})
+
+    assert module_kind("six_like") is ModuleKind.INSTALLED
+
+
+def test_module_of_ones_own_with_the_name_of_an_installed_one_travels(
+    importable: WriteFiles, installed: Callable[[dict[str, str]], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    installed({"helpers/__init__.py": "", "helpers/x.py": "", "helpers/y.py": "", "helpers/z.py": "", "one.py": ""})
+    importable({"helpers/__init__.py": "", "helpers/x.py": "", "helpers/mine.py": "", "one.py": ""})
+
+    assert module_kind("helpers.mine") is module_kind("one") is ModuleKind.LOCAL
+    assert not caplog.records
+
+
 def test_every_form_of_import_is_read_from_source(write: WriteFiles) -> None:
     project = write(
         {
