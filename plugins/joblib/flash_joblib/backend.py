@@ -23,6 +23,7 @@ from .batch import TaskContext, in_worker
 from .options import BackendOptions
 from .parallel_call import BatchJob, ParallelCall, current_call
 from .stats import RunStats, remember
+from .threads import ThreadLimits, thread_limits
 
 __all__ = ["BACKEND_NAME", "FlashBackend"]
 
@@ -120,7 +121,7 @@ class FlashBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc
         endpoint, function = self._configured.function(n_jobs)
         endpoint.start()
         initializer = self._configured.initializer()
-        context = TaskContext(self.nesting_level or 0, self._inner_threads(n_jobs), initializer)
+        context = TaskContext(self.nesting_level or 0, self._thread_limits(endpoint, n_jobs), initializer)
         call = ParallelCall(function, context, n_jobs=n_jobs, stats=RunStats(total=self._total))
         call.make_current()
         remember(call.stats)
@@ -129,13 +130,13 @@ class FlashBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc
         self._workers = WorkerSet(endpoint.name, n_jobs)
         return n_jobs
 
-    def _inner_threads(self, n_jobs: int) -> int | None:
+    def _thread_limits(self, endpoint: flash_plugins.Endpoint, n_jobs: int) -> ThreadLimits | None:
         """Threads that numeric libraries may use in a task: what was asked, else a fair share if workers share
         this machine. The same numbers as loky's, so that sums come out in the same order, to the last bit."""
-        if self.inner_max_num_threads is not None or flash_plugins.platform().name != "local":
-            return self.inner_max_num_threads
+        if self.inner_max_num_threads is None and flash_plugins.platform().name != "local":
+            return None
         fair_share: int = max(joblib.cpu_count() // n_jobs, 1)
-        return fair_share
+        return thread_limits(self.inner_max_num_threads, share=fair_share, given=endpoint.config.env)
 
     def submit(self, func: Any, callback: Any = None) -> BatchJob:
         """Send the tasks of `func`, a `BatchedCalls`. Never waits; every failure comes by `callback`."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import joblib
 
-from .threads import limit_threads
+from .threads import ThreadLimits, limit_threads
 
 __all__ = ["BatchReport", "Initializer", "Task", "TaskContext", "in_worker", "run_batch"]
 
@@ -46,12 +46,12 @@ class TaskContext:
 
     Attributes:
         nesting_level: Level of the `Parallel` call they belong to; theirs is one more.
-        inner_max_num_threads: Threads that BLAS, OpenMP and the like may use, None for the worker's default.
+        thread_limits: Threads that BLAS, OpenMP and the like may use, None for the worker's default.
         initializer: What to call first in a process, None for nothing.
     """
 
     nesting_level: int = 0
-    inner_max_num_threads: int | None = None
+    thread_limits: ThreadLimits | None = None
     initializer: Initializer | None = None
 
 
@@ -88,7 +88,7 @@ def run_batch(items: Sequence[Task], context: TaskContext) -> BatchReport:
     from .backend import FlashBackend  # imports this module
 
     nested, n_jobs = FlashBackend(nesting_level=context.nesting_level).get_nested_backend()
-    limit_threads(context.inner_max_num_threads)
+    limit_threads(context.thread_limits)
     if context.initializer is not None:
         _initialize(context.initializer)
     results: list[Any] = []

@@ -240,6 +240,20 @@ def test_inner_threads_are_limited_on_the_worker() -> None:
                 assert pools <= {min(expected, joblib.cpu_count()), expected}
 
 
+def test_threads_that_the_user_sets_win_over_the_share_as_with_loky(monkeypatch: pytest.MonkeyPatch) -> None:
+    def threads() -> list[str | None]:
+        return [os.environ.get(f"{name}_NUM_THREADS") for name in ("OMP", "MKL", "OPENBLAS")]
+
+    fair_share = str(max(joblib.cpu_count() // 2, 1))
+    monkeypatch.setenv("OMP_NUM_THREADS", "7,2")
+    given = {"env": {"MKL_NUM_THREADS": "5"}}
+    for backend, options, mkl in (("loky", {}, fair_share), ("flash", {}, fair_share), ("flash", given, "5")):
+        with joblib.parallel_config(backend=backend, n_jobs=2, **options):
+            assert Parallel()(delayed(threads)() for _ in range(2)) == [["7,2", mkl, fair_share]] * 2
+    with joblib.parallel_config(backend="flash", n_jobs=2, inner_max_num_threads=3):
+        assert Parallel()(delayed(threads)() for _ in range(2)) == [["3"] * 3] * 2
+
+
 def test_an_initializer_runs_once_in_each_process() -> None:
     def note(path: str) -> None:
         os.environ["INITIALIZED"] = os.environ.get("INITIALIZED", "") + path
