@@ -140,7 +140,7 @@ class RemoteFunction(Generic[P, T]):
     def __repr__(self) -> str:
         return f"<RemoteFunction {self._shipped._name}() on endpoint {self.endpoint.name!r}>"
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Call[T]:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Call[T]:
         """Run the function on a worker.
 
         Raises:
@@ -156,7 +156,7 @@ class RemoteFunction(Generic[P, T]):
             is_generator=self._streams,
         )
 
-    def local(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+    def local(self, /, *args: P.args, **kwargs: P.kwargs) -> Any:
         """Run the function here, as if it were not decorated: of a coroutine function the result is a coroutine."""
         return self._function(*args, **kwargs)
 
@@ -198,7 +198,7 @@ class RemoteFunction(Generic[P, T]):
 class RemoteGenerator(RemoteFunction[P, list[T]], Generic[P, T]):
     """A decorated generator function: calling it returns a `StreamCall`, whose values arrive as they are yielded."""
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> StreamCall[T]:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> StreamCall[T]:
         """Run the function on a worker; raises as `RemoteFunction.__call__`."""
         return cast("StreamCall[T]", super().__call__(*args, **kwargs))
 
@@ -219,7 +219,7 @@ class RemoteClass(Generic[P, T]):
     def __repr__(self) -> str:
         return f"<RemoteClass {self._shipped._name} on endpoint {self.endpoint.name!r}>"
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> RemoteInstance:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> RemoteInstance:
         """Return a stand-in for an instance made with these arguments.
 
         Raises:
@@ -277,7 +277,7 @@ class RemoteMethod:
         self._name = name
         self._is_generator = is_generator
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Call[Any]:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Call[Any]:
         """Run the method on a worker; raises as `RemoteFunction.__call__`."""
         remote_class = self._instance._remote_class
         shipped = remote_class._shipped
@@ -303,7 +303,7 @@ class RemoteMethod:
         """As `RemoteFunction.map`."""
         return MapIterator(self, iterables, order=order, return_exceptions=return_exceptions, window=window)
 
-    def _run(self, *args: Any, **kwargs: Any) -> Any:
+    def _run(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run the method right here, on the one instance that this process has for it."""
         from .inplace import instance_here  # only workers need it
 
@@ -325,11 +325,11 @@ class BoundFunction:
     def __repr__(self) -> str:
         return f"<{self._function!r} bound to {self._instance!r}>"
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Call[Any]:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Call[Any]:
         """Run the method on a worker; raises as `RemoteFunction.__call__`."""
         return self._function(self._instance, *args, **kwargs)
 
-    def local(self, *args: Any, **kwargs: Any) -> Any:
+    def local(self, /, *args: Any, **kwargs: Any) -> Any:
         """As `RemoteFunction.local`."""
         return self._function.local(self._instance, *args, **kwargs)
 

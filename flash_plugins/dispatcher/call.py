@@ -13,7 +13,7 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Coroutine, Generator, Iterable
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
@@ -33,11 +33,11 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class Call(Future[T], Generic[T]):
+class Call(Future[T], Coroutine[Any, Any, T], Generic[T]):
     """One call of a decorated function.
 
-    Wait with `result(timeout)`, `await`, `concurrent.futures.wait`/`as_completed` or `asyncio.gather`. The
-    value is unpickled in the thread that asks for it first.
+    Wait with `result(timeout)`, `await`, `concurrent.futures.wait`/`as_completed`, `asyncio.gather` or
+    `asyncio.create_task`. The value is unpickled in the thread that asks for it first.
 
     Attributes:
         endpoint_name: Name of the endpoint that runs it.
@@ -61,6 +61,7 @@ class Call(Future[T], Generic[T]):
         self.worker_pid: int | None = None
         self.execution_s: float | None = None
         self._process = os.getpid()
+        self._waits: dict[object, Coroutine[Any, Any, T]] = {}  # by task
         self._submission: Submission | None = None
         self._decoding = threading.Lock()
         self._cancelled_once = threading.Lock()  # taken by the first who cancels, for good
@@ -137,6 +138,30 @@ class Call(Future[T], Generic[T]):
                 logger.exception("a done-callback of %r failed", self)
 
         super().add_done_callback(lambda _: self._run_callback(run))
+
+    def send(self, value: Any) -> Any:
+        """Part of the coroutine protocol, so that `asyncio.create_task(f(x))` and `TaskGroup` take a call."""
+        return self._drive(lambda coroutine: coroutine.send(value))
+
+    def throw(self, *error: Any) -> Any:
+        """Part of the coroutine protocol, as `send`."""
+        return self._drive(lambda coroutine: coroutine.throw(*error))
+
+    def close(self) -> None:
+        """Part of the coroutine protocol, as `send`: ends a wait, not the call."""
+        if (coroutine := self._waits.pop(_running_task(), None)) is not None:
+            coroutine.close()
+
+    def _drive(self, step: Callable[[Coroutine[Any, Any, T]], Any]) -> Any:
+        """Take a step of the wait that the running task has on this call: several tasks may wait for one call."""
+        task = _running_task()
+        if task not in self._waits:
+            self._waits[task] = self._awaited()
+        try:
+            return step(self._waits[task])
+        except BaseException:  # StopIteration with the value among them: this wait is over
+            self._waits.pop(task, None)
+            raise
 
     def __await__(self) -> Generator[Any, None, T]:
         return self._awaited().__await__()
@@ -290,3 +315,10 @@ class Call(Future[T], Generic[T]):
 
 def _at_once(action: Callable[[], object]) -> None:
     action()
+
+
+def _running_task() -> object:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # no loop runs in this thread
+        return None

@@ -39,6 +39,11 @@ def add(a: int, b: int = 1) -> int:
 
 
 @endpoint
+def keywords(**values: int) -> dict[str, int]:
+    return values
+
+
+@endpoint
 async def add_later(a: int, b: int) -> int:
     await asyncio.sleep(0.01)
     return a + b
@@ -121,6 +126,22 @@ def test_a_call_can_be_awaited_and_gathered() -> None:
         return await asyncio.gather(add(1, 1), add_later(2, 2), add(3))
 
     assert list(asyncio.run(main())) == [2, 4, 4]
+
+
+def test_calls_become_tasks() -> None:
+    async def main() -> list[int]:
+        first = asyncio.create_task(add(1))
+        async with asyncio.TaskGroup() as group:
+            others = [group.create_task(add(n)) for n in (2, 3)]
+        shared = add(4)
+        both = await asyncio.gather(asyncio.create_task(shared), asyncio.create_task(shared))
+        return [await first, *(task.result() for task in others), *both]
+
+    assert asyncio.run(main()) == [2, 3, 4, 5, 5]
+
+
+def test_a_parameter_may_be_called_self() -> None:
+    assert keywords(self=1).result(DEADLINE_S) == {"self": 1}
 
 
 def test_a_call_works_with_concurrent_futures() -> None:
