@@ -1,17 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many calls from lazy inputs, results in order or as they come, with back-pressure and clean endings."""
+"""Many calls from lazy inputs, results in order or as they come, with back-pressure and clean endings.
+
+Inputs are read in the consumer's own thread, when it asks for the next result: so they may depend on the results
+before. Once a result is ready, no more than the one input that makes up for it is read first, however slow they come.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import Future
 from typing import Any, Generic, Literal, TypeVar, get_args
 
 from .dispatcher import Call
-from .errors import ConfigError
+from .dispatcher.threads import wake
+from .errors import ConfigError, FlashPluginsError, PayloadError
 
 __all__ = ["MapIterator", "Order"]
 
@@ -25,12 +31,15 @@ DEFAULT_WINDOW = 400
 #: Pickled arguments ahead of the consumer, bytes: fewer calls are ahead when they are large, but never below this many.
 _WINDOW_BYTES = 100_000_000
 _LARGE_WINDOW = 16
+#: Seconds for which inputs are read before anybody iterates: a source that takes longer is read between results.
+_FIRST_READING_S = 0.1
 
 
 class MapIterator(Generic[T]):
     """Results of a `map`; iterate it once, with `for` or `async for`.
 
-    An exception of a call ends the iteration and cancels the rest, unless `return_exceptions`.
+    An exception of a call ends the iteration and cancels the rest, unless `return_exceptions`. One that the
+    inputs raise ends it after the results of the inputs before.
     """
 
     def __init__(
@@ -55,90 +64,150 @@ class MapIterator(Generic[T]):
         self._returns_exceptions = return_exceptions
         self._window = window or DEFAULT_WINDOW
         self._is_exhausted = False
-        self._pending: dict[Call[Any], None] = {}  # a set in the order of the inputs
+        self._input_error: Exception | None = None
+        self._pending: set[Call[Any]] = set()
         self._pending_bytes = 0
+        self._in_order: deque[Call[Any]] = deque()
         self._arrivals = _Arrivals()
-        self._top_up()
+        self._begin()
 
     def __iter__(self) -> Iterator[T]:
         return self
 
     def __next__(self) -> T:
-        if not self._pending:
-            raise StopIteration
         try:
-            call = next(iter(self._pending)) if self._is_ordered else self._arrivals.wait()
-            outcome = self._outcome_of(call, call.result)
+            for _ in self._reading():
+                continue
+            if not self._pending:
+                self._raise_input_error()
+                raise StopIteration
+            if not self._is_ordered:
+                self._arrivals.wait()
+            return self._outcome_of(self._due())
+        except KeyboardInterrupt:
+            for call in self._pending:
+                call._interrupt()
+                break
+            self.close()
+            raise
         except BaseException:
             self.close()
             raise
-        self._took(call)
-        return outcome
 
     def __aiter__(self) -> AsyncIterator[T]:
         return self
 
     async def __anext__(self) -> T:
-        if not self._pending:
-            raise StopAsyncIteration
         try:
-            call = next(iter(self._pending)) if self._is_ordered else await self._arrivals.arrived()
-            await call.settled()
-            outcome = self._outcome_of(call, call.result)
+            for _ in self._reading():
+                await asyncio.sleep(0)  # other tasks, and whatever arrives, get their turn between two inputs
+            if not self._pending:
+                self._raise_input_error()
+                raise StopAsyncIteration
+            if self._is_ordered:
+                await self._in_order[0].settled()
+            else:
+                await self._arrivals.arrived()
+            return self._outcome_of(self._due())
         except BaseException:
             self.close()
             raise
-        self._took(call)
-        return outcome
 
     def close(self) -> None:
         """Cancel what is queued and running; the iteration is over."""
         self._is_exhausted = True
-        pending, self._pending = self._pending, {}
+        self._input_error = None
+        pending, self._pending = self._pending, set()
+        self._in_order.clear()
         for call in pending:
             call.cancel()
 
     def __del__(self) -> None:
-        if "_pending" in self.__dict__:  # else the constructor refused its arguments
+        if "_arrivals" in self.__dict__:  # else the constructor refused its arguments
             self.close()
 
-    def _top_up(self) -> None:
+    def _begin(self) -> None:
+        """Begin calls before anybody iterates, unless the inputs take long."""
+        ends_at = time.monotonic() + _FIRST_READING_S
         try:
-            self._take_inputs()
-        except BaseException:  # the inputs, or pickling one of them, failed
+            while self._has_room():
+                self._read_input()
+                if time.monotonic() >= ends_at:
+                    break
+        except BaseException:  # settings that allow no call at all; or Ctrl-C
             self.close()
             raise
 
-    def _take_inputs(self) -> None:
-        while not self._is_exhausted and len(self._pending) < self._window:
-            if self._pending_bytes > _WINDOW_BYTES and len(self._pending) >= _LARGE_WINDOW:
-                return
-            try:
-                arguments = next(self._inputs)
-            except StopIteration:
-                self._is_exhausted = True
-                return
+    def _reading(self) -> Iterator[None]:
+        """Read inputs, one a step, until the window is full or a result is ready."""
+        has_read = False
+        while self._has_room() and not (has_read and self._is_ready()):
+            self._read_input()
+            has_read = True
+            yield
+
+    def _is_ready(self) -> bool:
+        if self._is_ordered:
+            return bool(self._in_order) and self._in_order[0].done()
+        return self._arrivals.are_some()
+
+    def _has_room(self) -> bool:
+        if self._is_exhausted or len(self._pending) >= self._window:
+            return False
+        return self._pending_bytes <= _WINDOW_BYTES or len(self._pending) < _LARGE_WINDOW
+
+    def _read_input(self) -> None:
+        try:
+            arguments = next(self._inputs)
+        except StopIteration:
+            self._is_exhausted = True
+            return
+        except Exception as error:  # noqa: BLE001 - the user's own inputs; results of those before come first
+            self._is_exhausted, self._input_error = True, error
+            return
+        try:
             call = self._function(*arguments)
-            self._pending[call] = None
-            self._pending_bytes += call.payload_bytes
-            if not self._is_ordered:
-                # Not a method of ours: calls that fly would keep this iterator, which ends them when it is dropped.
-                Future.add_done_callback(call, self._arrivals.note)
+        except Exception as error:  # noqa: BLE001 - pickling runs the user's classes
+            if isinstance(error, FlashPluginsError) and not isinstance(error, PayloadError):
+                self._is_exhausted, self._input_error = True, error  # no other input would fare better
+                if not self._pending:
+                    self._raise_input_error()
+                return
+            call = Call(endpoint_name="", function_name="", number=0)
+            call._settle(error)  # takes its place among the results
+        self._pending.add(call)
+        self._pending_bytes += call.payload_bytes
+        if self._is_ordered:
+            self._in_order.append(call)
+        else:
+            # Not a method of ours: calls that fly would keep this iterator, which ends them when it is dropped.
+            Future.add_done_callback(call, self._arrivals.note)
 
-    def _took(self, call: Call[Any]) -> None:
-        del self._pending[call]
-        self._pending_bytes -= call.payload_bytes
-        self._top_up()
+    def _due(self) -> Call[Any]:
+        """Return the call whose result is next, which has ended or will be waited for."""
+        return self._in_order[0] if self._is_ordered else self._arrivals.first()
 
-    def _outcome_of(self, call: Call[Any], result: Callable[[], T]) -> T:
+    def _outcome_of(self, call: Call[Any]) -> T:
         try:
-            return result()
+            outcome: T = call.result()
         except Exception as error:  # whatever the function raised
-            if self._returns_exceptions:
-                return error  # type: ignore[return-value]
-            if isinstance(error, (StopIteration, StopAsyncIteration)):  # would end the iteration as if it were over
-                raise RuntimeError(f"{call!r} raised {type(error).__name__}") from error
-            raise
+            if not self._returns_exceptions:
+                if isinstance(error, (StopIteration, StopAsyncIteration)):  # would end the iteration as if it were over
+                    raise RuntimeError(f"{call!r} raised {type(error).__name__}") from error
+                raise
+            outcome = error  # type: ignore[assignment]
+        self._pending.remove(call)
+        self._pending_bytes -= call.payload_bytes
+        if self._is_ordered:
+            self._in_order.popleft()
+        else:
+            self._arrivals.take()
+        return outcome
+
+    def _raise_input_error(self) -> None:
+        error, self._input_error = self._input_error, None
+        if error is not None:
+            raise error
 
 
 class _Arrivals:
@@ -154,25 +223,35 @@ class _Arrivals:
         with self._changed:
             self._ended.append(call)  # type: ignore[arg-type]
             self._changed.notify_all()
-        if (wake := self._wake_consumer) is not None:
-            wake()
+        if (wake_consumer := self._wake_consumer) is not None:
+            wake_consumer()
 
-    def wait(self) -> Call[Any]:
-        """Return the next call that ends."""
+    def are_some(self) -> bool:
+        """Return whether a call has ended."""
+        return bool(self._ended)
+
+    def first(self) -> Call[Any]:
+        """Return the first of the calls that have ended."""
+        return self._ended[0]
+
+    def take(self) -> None:
+        """Remove the first."""
+        self._ended.popleft()
+
+    def wait(self) -> None:
+        """Wait until some call has ended."""
         with self._changed:
             while not self._ended:
                 self._changed.wait()
-        return self._ended.popleft()
 
-    async def arrived(self) -> Call[Any]:
+    async def arrived(self) -> None:
         """As `wait`, in a coroutine."""
         loop = asyncio.get_running_loop()
         changed = asyncio.Event()
-        self._wake_consumer = lambda: loop.call_soon_threadsafe(changed.set)
+        self._wake_consumer = lambda: wake(loop, changed.set)
         try:
             while not self._ended:
                 await changed.wait()
                 changed.clear()
         finally:
             self._wake_consumer = None
-        return self._ended.popleft()

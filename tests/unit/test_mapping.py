@@ -6,12 +6,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from flash_plugins import Call, ConfigError, Endpoint, JobCancelled, MapIterator
+from flash_plugins import Call, ConfigError, Endpoint, JobCancelled, MapIterator, mapping
 from flash_plugins.code import dumps
 from flash_plugins.failure import encode_exception
 from flash_plugins.payload import Outcome
@@ -50,6 +51,22 @@ class Function:
 @pytest.fixture
 def function() -> Function:
     return Function()
+
+
+def in_thread(results: MapIterator[Any], seen: list[Any]) -> None:
+    for value in results:
+        seen.append(value)
+
+
+def in_coroutine(results: MapIterator[Any], seen: list[Any]) -> None:
+    async def iterate() -> None:
+        async for value in results:
+            seen.append(value)
+
+    asyncio.run(iterate())
+
+
+Iterate = Callable[[MapIterator[Any], list[Any]], None]
 
 
 @pytest.mark.parametrize("order", ["input", "completed"])
@@ -136,7 +153,7 @@ def test_inputs_are_taken_as_results_are_consumed(function: Function, order: str
     for index in range(20):
         function.end(index)
         assert next(results) == (index,)
-        assert len(function.calls) == index + 4
+        assert len(function.calls) == index + 3  # the next input is read when the next result is asked for
     results.close()
 
 
@@ -145,6 +162,9 @@ def test_large_arguments_are_not_taken_far_ahead() -> None:
     results = function.map(itertools.count())
     assert len(function.calls) == 16
     function.end(0)
+    function.end(1)
+    next(results)
+    assert len(function.calls) == 16
     next(results)
     assert len(function.calls) == 17
     results.close()
@@ -221,25 +241,167 @@ def test_close_cancels_and_the_iteration_is_over(function: Function, order: str)
 
 
 @pytest.mark.parametrize("order", ["input", "completed"])
-def test_inputs_that_fail_at_once_cancel_what_was_begun(function: Function, order: str) -> None:
+@pytest.mark.parametrize("returns", [False, True])
+@pytest.mark.parametrize("iterate", [in_thread, in_coroutine])
+def test_inputs_that_fail_do_so_after_the_results_of_those_before(
+    function: Function, order: str, returns: bool, iterate: Iterate
+) -> None:
     def inputs() -> Iterator[int]:
         yield 1
+        yield 2
         raise ZeroDivisionError("in the inputs")
 
-    with pytest.raises(ZeroDivisionError) as caught:
-        function.map(inputs(), order=order)
-    assert [call.cancelled() for call in function.calls] == [True]
-    assert caught.traceback  # which holds the iterator: it was not the collector that cancelled
+    results, seen = function.map(inputs(), order=order, return_exceptions=returns), list[Any]()
+    function.end(0)
+    function.end(1)
+    with pytest.raises(ZeroDivisionError):
+        iterate(results, seen)
+    assert seen == [(1,), (2,)]
+    assert list(results) == []
 
 
 @pytest.mark.parametrize("order", ["input", "completed"])
-def test_an_input_that_cannot_be_pickled_later_cancels_the_rest(function: Function, order: str) -> None:
-    results = function.map([1, 2, "unpicklable"], window=2, order=order)
+@pytest.mark.parametrize("iterate", [in_thread, in_coroutine])
+def test_an_input_that_cannot_be_pickled_cancels_those_after_it(
+    function: Function, order: str, iterate: Iterate
+) -> None:
+    results, seen = function.map([1, "unpicklable", 2], order=order), list[Any]()
     function.end(0)
     with pytest.raises(TypeError, match="cannot pickle"):
-        next(results)
+        iterate(results, seen)
+    assert seen == ([(1,)] if order == "input" else [])
     assert function.calls[1].cancelled()
     assert list(results) == []
+
+
+@pytest.mark.parametrize("order", ["input", "completed"])
+@pytest.mark.parametrize("iterate", [in_thread, in_coroutine])
+def test_an_input_that_cannot_be_pickled_can_be_an_exception_in_its_place(
+    function: Function, order: str, iterate: Iterate
+) -> None:
+    results = function.map(["unpicklable", 1, "unpicklable", 2], order=order, return_exceptions=True)
+    seen: list[Any] = []
+    function.end(0)
+    function.end(1)
+    iterate(results, seen)
+    kinds = [type(value) for value in seen]
+    if order == "completed":
+        kinds.sort(key=str)
+        assert kinds == [TypeError, TypeError, tuple, tuple]
+    else:
+        assert kinds == [TypeError, tuple, TypeError, tuple]
+
+
+def test_settings_that_allow_no_call_are_an_error_at_once() -> None:
+    def refuse(*_: Any) -> Call[Any]:
+        raise ConfigError("no worker")
+
+    with pytest.raises(ConfigError, match="no worker"):
+        MapIterator(refuse, [[1]], order="input", return_exceptions=True, window=None)
+
+
+@pytest.mark.parametrize("order", ["input", "completed"])
+@pytest.mark.parametrize("iterate", [in_thread, in_coroutine])
+def test_an_input_may_depend_on_the_result_before(function: Function, order: str, iterate: Iterate) -> None:
+    seen: list[Any] = []
+
+    def inputs() -> Iterator[int]:
+        for n in range(5):
+            assert len(seen) == n
+            threading.Timer(0.01, function.end, [n]).start()
+            yield n
+
+    iterate(function.map(inputs(), order=order, window=1), seen)
+    assert seen == [(n,) for n in range(5)]
+
+
+@pytest.mark.parametrize("order", ["input", "completed"])
+@pytest.mark.parametrize("iterate", [in_thread, in_coroutine])
+def test_a_slow_source_delays_no_result_by_more_than_one_input(
+    function: Function, order: str, iterate: Iterate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mapping, "_FIRST_READING_S", 0.0)  # as if one input took longer
+    seen: list[Any] = []
+
+    def inputs() -> Iterator[int]:
+        for n in range(6):
+            if n:
+                function.end(n - 1)  # while the next one is waited for
+            assert len(seen) >= n - 2
+            yield n
+        function.end(5)
+
+    results = function.map(inputs(), order=order)
+    assert len(function.calls) == 1
+    iterate(results, seen)
+    assert seen == [(n,) for n in range(6)]
+
+
+def test_a_loop_goes_on_between_two_inputs(function: Function, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mapping, "_FIRST_READING_S", 0.0)
+    turns = 0
+
+    async def tick() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    def inputs() -> Iterator[int]:
+        for n in range(10):
+            assert turns >= n - 1
+            yield n
+        for n in range(10):
+            function.end(n)
+
+    async def main() -> list[Any]:
+        ticking = asyncio.create_task(tick())
+        try:
+            return [value async for value in function.map(inputs())]
+        finally:
+            ticking.cancel()
+
+    assert len(asyncio.run(main())) == 10
+
+
+@pytest.mark.parametrize("order", ["input", "completed"])
+def test_an_iterator_that_is_dropped_amid_a_loop_cancels_the_rest(function: Function, order: str) -> None:
+    async def main() -> None:
+        async for value in function.map(itertools.count(), order=order, window=3):
+            assert value == (0,)
+            break
+
+    function_map = function.map
+    made: list[weakref.ref[Any]] = []
+
+    def remembered(*arguments: Any, **options: Any) -> MapIterator[Any]:
+        results = function_map(*arguments, **options)
+        made.append(weakref.ref(results))
+        function.end(0)
+        return results
+
+    function.map = remembered  # type: ignore[method-assign]
+    asyncio.run(main())
+    assert made[0]() is None
+    assert [call.cancelled() for call in function.calls] == [False, True, True]
+
+
+def test_ctrl_c_while_waiting_for_any_result_cancels_everything(
+    function: Function, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = function.map(range(3), order="completed")
+    interrupts: list[int] = []
+    for call in function.calls:
+        monkeypatch.setattr(call, "_interrupt", lambda: interrupts.append(1))
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(results._arrivals, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        next(results)
+    assert interrupts == [1]
+    assert all(call.cancelled() for call in function.calls)
 
 
 def test_ctrl_c_while_waiting_cancels_the_rest(function: Function, monkeypatch: pytest.MonkeyPatch) -> None:
