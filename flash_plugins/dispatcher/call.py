@@ -145,6 +145,9 @@ class Call(Future[T], Coroutine[Any, Any, T], Generic[T]):
 
     def throw(self, *error: Any) -> Any:
         """Part of the coroutine protocol, as `send`."""
+        kind = error[0] if isinstance(error[0], type) else type(error[0])
+        if issubclass(kind, asyncio.CancelledError) and _running_task() not in self._waits:
+            self.cancel()  # its task was cancelled before it took a step
         return self._drive(lambda coroutine: coroutine.throw(*error))
 
     def close(self) -> None:

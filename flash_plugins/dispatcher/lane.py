@@ -427,7 +427,7 @@ class Lane:
             except Warning as warning:  # the caller's filters make it an error
                 call._settle(warning)
                 return
-            except Exception:  # a closed pipe, an encoding, a handler of the user's: no reason to lose the result
+            except BaseException:  # a closed pipe, a handler of the user's, whatever it raises: the result is there
                 logger.exception("what %r printed, logged or warned cannot be shown", call)
             call._settle(outcome_only)
 

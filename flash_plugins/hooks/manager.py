@@ -136,7 +136,7 @@ class HookManager:
     def _observe(self, impl: pluggy.HookImpl, **arguments: object) -> None:
         try:
             _call(impl, arguments)
-        except Exception:  # an observer must not hurt the call
+        except (Exception, SystemExit):  # an observer must not hurt the call, nor end the thread that carries it
             logger.exception("plugin %r failed in %s; the call goes on", impl.plugin_name, impl.function.__name__)
 
 

@@ -466,6 +466,41 @@ def test_a_time_limit_of_asyncio_cancels_the_call() -> None:
     assert call.cancelled()
 
 
+def test_cancelling_a_task_that_has_not_begun_cancels_its_call() -> None:
+    first, second = new(1), new(2)
+
+    async def main() -> None:
+        task = asyncio.create_task(first)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        async with asyncio.TaskGroup() as group:
+            group.create_task(second)
+            raise KeyError("before anything ran")
+
+    with pytest.raises(ExceptionGroup):
+        asyncio.run(main())
+    assert first.cancelled()
+    assert second.cancelled()
+
+
+def test_a_call_can_be_the_task_itself_in_two_loops(later: Callable[[Callable[[], object]], None]) -> None:
+    call, waiting = new(), threading.Barrier(3)
+
+    async def main() -> Any:
+        tasks = [asyncio.create_task(call), asyncio.create_task(call)]
+        await asyncio.sleep(0)
+        waiting.wait(DEADLINE_S)
+        return await asyncio.gather(*tasks)
+
+    with ThreadPoolExecutor(2) as pool:
+        loops = [pool.submit(asyncio.run, main()) for _ in range(2)]
+        waiting.wait(DEADLINE_S)
+        call._settle(value(1))
+        assert [loop.result(DEADLINE_S) for loop in loops] == [[1, 1], [1, 1]]
+    assert not call._waits
+
+
 def test_a_time_limit_around_several_calls_cancels_them() -> None:
     first, second = new(1), new(2)
 

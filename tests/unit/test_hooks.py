@@ -102,6 +102,17 @@ def test_flash_call_event_is_told_and_its_failure_is_logged(caplog: pytest.LogCa
     assert "flash_call_event" in caplog.text
 
 
+def test_an_observer_that_would_end_the_process_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    class Leaving:
+        @hookimpl
+        def flash_call_event(self, event: CallEvent) -> None:
+            raise SystemExit(3)
+
+    manager = HookManager([("leaving", Leaving())], discover=False)
+    manager.call_event(CallEvent(CallStage.DONE, endpoint="e", function="f", call_id=1))
+    assert "SystemExit" in caplog.text
+
+
 def test_a_misspelt_hook_is_refused() -> None:
     class Misspelt:
         @hookimpl

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,7 @@ from flash_plugins import (
     PlatformUnavailable,
     WorkerLost,
 )
+from flash_plugins.code import dumps
 from flash_plugins.dispatcher import Session, lane, window
 from flash_plugins.failure import encode_exception
 from flash_plugins.payload import CallEnvelope, Outcome, encode_failure_text
@@ -269,6 +271,28 @@ def test_output_that_cannot_be_shown_does_not_lose_the_result(
     call = submit("kept")
     assert call.result(DEADLINE_S) == "kept"
     assert "BrokenPipeError" in caplog.text
+
+
+class Leaving(logging.Handler):
+    """Ends the process, or would like to."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        raise SystemExit(3)
+
+
+def test_a_log_handler_that_ends_the_process_does_not_lose_the_result(
+    slow: FakeRunpod, submit: Submit, caplog: pytest.LogCaptureFixture
+) -> None:
+    record = {"log": "leaving", "level": 40, "path": "f.py", "line": 3, "text": "t", "created": 0.0}
+    output = Outcome(result=dumps("kept", what="a result").data, worker="w1", records=[record]).encode()
+    slow.script("runSync", Answer(200, {"id": "job-1", "status": "COMPLETED", "output": output}))
+    handler = Leaving()
+    logging.getLogger("leaving").addHandler(handler)
+    try:
+        assert submit().result(DEADLINE_S) == "kept"
+    finally:
+        logging.getLogger("leaving").removeHandler(handler)
+    assert "SystemExit" in caplog.text
 
 
 def test_a_warning_that_the_callers_filters_refuse_is_the_outcome(slow: FakeRunpod, submit: Submit) -> None:
