@@ -213,7 +213,7 @@ class RemoteClass(Generic[P, T]):
         self.endpoint = endpoint
         self._class = cls
         self._shipped = _Shipped(cls)
-        self._streams = any(is_generator(member) for _, member in inspect.getmembers(cls) if callable(member))
+        self._streams = any(is_generator(member) for member in _methods(cls).values())
         functools.update_wrapper(self, cls, updated=())
 
     def __repr__(self) -> str:
@@ -259,9 +259,7 @@ class RemoteInstance:
             raise AttributeError(f"{name!r} is private; only public methods of a decorated class run on workers")
         member = getattr(self._remote_class._class, name, None)
         if not callable(member):
-            methods = [
-                n for n, m in inspect.getmembers(self._remote_class._class) if callable(m) and not n.startswith("_")
-            ]
+            methods = [method for method in _methods(self._remote_class._class) if not method.startswith("_")]
             raise AttributeError(
                 f"{self._remote_class._shipped._name} has no method {name!r}; it has: {', '.join(methods) or 'none'} "
                 "(attributes stay on the worker: write a method that returns them)"
@@ -342,6 +340,16 @@ class BoundFunction:
     ) -> MapIterator[Any]:
         """As `RemoteFunction.map`; the instance is the same for each call."""
         return MapIterator(self, iterables, order=order, return_exceptions=return_exceptions, window=window)
+
+
+def _methods(cls: Any) -> dict[str, Any]:
+    """Return the functions of a class by name. Looking runs nothing: no property of the class, no descriptor."""
+    found = {}
+    for name, member in inspect.getmembers_static(cls):
+        function = member.__func__ if isinstance(member, classmethod | staticmethod) else member
+        if callable(function):
+            found[name] = function
+    return found
 
 
 def is_generator(function: Any) -> bool:

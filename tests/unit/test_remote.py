@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -94,3 +95,25 @@ def test_the_argument_that_cannot_be_pickled_is_named(
     remote: Any = endpoint(target)
     with pytest.raises(UnpicklableError, match=rf"^{re.escape(name)} cannot be pickled: \['deep'\] is a _thread.lock"):
         remote._shipped.envelope((args, kwargs), streams=False, method=method)
+
+
+class Lazy:
+    """A descriptor that does something when the class is looked at."""
+
+    def __get__(self, instance: object, owner: type) -> Any:
+        raise RuntimeError("looked at")
+
+
+class Streaming:
+    lazy = Lazy()
+
+    @staticmethod
+    def yields() -> Iterator[int]:
+        yield 1
+
+
+def test_decorating_a_class_runs_nothing_of_it_and_finds_its_generators() -> None:
+    remote: Any = Endpoint(name="lazy", cpu="cpu5c-4-8")(Streaming)
+    assert remote._streams
+    with pytest.raises(AttributeError, match="it has: yields"):
+        _ = remote().missing
