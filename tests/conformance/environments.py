@@ -73,13 +73,13 @@ def provide(requirements: Sequence[str], *, cache: Path = CACHE) -> Environment:
     return Environment(name, folder)
 
 
-def require(requirement: str) -> Environment:
-    """Return the environment of one package; without it skip the test here, and fail it in CI.
+def require(requirement: str, *more: str) -> Environment:
+    """Return the environment of one package, and what it needs; without it skip the test here, and fail it in CI.
 
     `CI` is the variable by which continuous integration services make themselves known.
     """
     try:
-        return provide([requirement])
+        return provide([requirement, *more])
     except EnvironmentUnavailable as error:
         if os.environ.get("CI"):
             pytest.fail(f"{requirement} cannot be installed: {error}", pytrace=False)
