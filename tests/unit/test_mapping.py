@@ -305,10 +305,15 @@ def test_settings_that_allow_no_call_are_an_error_at_once() -> None:
 def test_an_input_may_depend_on_the_result_before(function: Function, order: str, iterate: Iterate) -> None:
     seen: list[Any] = []
 
+    def end(n: int) -> None:
+        while len(function.arguments) <= n:
+            threading.Event().wait(0.001)  # until the call was made
+        function.end(n)
+
     def inputs() -> Iterator[int]:
         for n in range(5):
             assert len(seen) == n
-            threading.Timer(0.01, function.end, [n]).start()
+            threading.Thread(target=end, args=[n]).start()
             yield n
 
     iterate(function.map(inputs(), order=order, window=1), seen)
