@@ -19,6 +19,7 @@ import contextlib
 import faulthandler
 import inspect
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -190,18 +191,18 @@ class Runner:
                 "itself (a `yield` in its own body) to stream, or return a list"
             )
         if inspect.isgenerator(value):
-            return replace(outcome, ended=True, count=self._send_chunks(job_id, value))
+            return self._send_chunks(job_id, value, outcome)
         if inspect.isasyncgen(value):
-            return replace(outcome, ended=True, count=self._send_chunks(job_id, _drained(value, drive)))
+            return self._send_chunks(job_id, _drained(value, drive), outcome)
         what = f"the result of {_name_of(call.function)}()"
         pickled = code.dumps(value, what=what).data
         limit = api.STREAM_CHUNK_MAX_BYTES if self._streams else api.RUN_MAX_BYTES
         check_size(encoded_size(len(pickled)), limit, what, RESULT_REMEDY)
         return replace(outcome, result=pickled)
 
-    def _send_chunks(self, job_id: str, values: Iterator[Any]) -> int:
-        """Send what is yielded, no faster than it is taken; returns how many there were."""
-        count = 0
+    def _send_chunks(self, job_id: str, values: Iterator[Any], outcome: Outcome) -> Outcome:
+        """Send what is yielded, no faster than it is taken; returns the outcome that ends the stream."""
+        count, run = 0, secrets.token_hex(4)  # the caller tells a run of the job from another by its token
         for value in values:
             chunk = code.dumps(value, what="a yielded value").data
             size, limit = encoded_size(len(chunk)), api.STREAM_CHUNK_MAX_BYTES
@@ -210,9 +211,9 @@ class Runner:
                 os._exit(0)
             self._await_credit(job_id)
             with self._at_link():
-                self._link.send((CHUNK, job_id, Outcome(chunk=chunk, index=count).encode()))
+                self._link.send((CHUNK, job_id, Outcome(chunk=chunk, index=count, run=run).encode()))
             count += 1
-        return count
+        return replace(outcome, ended=True, count=count, run=run)
 
     def _await_credit(self, job_id: str) -> None:
         if self._concurrency > 1:
