@@ -6,17 +6,18 @@ import os
 import subprocess
 import sys
 import time
+from typing import Any
 
 import runpod
 
 
-def write_note(request, text):
+def write_note(request: dict[str, Any], text: str) -> None:
     if "note" in request:
         with open(request["note"], "w") as note:
             note.write(text)
 
 
-async def handler(job):  # it blocks its event loop on purpose
+async def handler(job: dict[str, Any]) -> Any:  # it blocks its event loop on purpose
     request = job["input"]
     match request.get("do", "echo"):
         case "echo":

@@ -2,11 +2,13 @@
 """A worker of the official SDK that streams as many numbers as its input says."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
 
 import runpod
 
 
-async def handler(job):
+async def handler(job: dict[str, Any]) -> AsyncIterator[int]:
     for number in range(job["input"]["count"]):
         yield number
         await asyncio.sleep(job["input"].get("pause_s", 0))
