@@ -14,7 +14,7 @@ import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
@@ -99,6 +99,8 @@ class EndpointConfig:
         datacenter: Data centers allowed. Default empty: the platform chooses. No effect locally.
         min_cuda_version: Lowest CUDA version of the GPU machines. Default 12.8.
         max_concurrency: Calls that one worker runs at once. Default 1.
+        packages: Top-level packages that define what is decorated, no parameter of `Endpoint`: what an adapter
+            sends to workers needs the adapter there. Not part of the fingerprint.
     """
 
     name: str | None = None
@@ -115,6 +117,7 @@ class EndpointConfig:
     datacenter: tuple[DataCenter, ...] = ()
     min_cuda_version: CudaVersion = CudaVersion.V12_8
     max_concurrency: int = 1
+    packages: frozenset[str] = field(default=frozenset(), repr=False, compare=False)
 
     @classmethod
     def from_parameters(cls, name: str | None, parameters: Mapping[str, Any]) -> EndpointConfig:
@@ -153,18 +156,29 @@ class EndpointConfig:
 
     def with_name(self, name: str) -> EndpointConfig:
         """Return the same config under `name`."""
-        values = {spec.name: getattr(self, spec.name) for spec in fields(self)}
-        return EndpointConfig(**{**values, "name": _check_name(name)})
+        return replace(self, name=_check_name(name))
+
+    def with_packages(self, packages: Iterable[str]) -> EndpointConfig:
+        """Return the same config with more `packages`."""
+        return replace(self, packages=self.packages.union(packages))
 
     def without_env(self) -> EndpointConfig:
         """Return the same config with an empty `env`."""
-        values = {spec.name: getattr(self, spec.name) for spec in fields(self)}
-        return EndpointConfig(**{**values, "env": {}})
+        return replace(self, env={})
+
+    def differences(self, other: EndpointConfig) -> list[str]:
+        """Return, for each field that defines the endpoint and differs, a clause with both values, none of `env`."""
+        found = []
+        for spec in fields(self):
+            mine, others = getattr(self, spec.name), getattr(other, spec.name)
+            if spec.compare and mine != others:
+                found.append("env differs" if spec.name == "env" else f"{spec.name} is {mine!r} and {others!r}")
+        return found
 
     @property
     def fingerprint(self) -> str:
-        """Hex digest of everything but `env`: equal configs have equal fingerprints, in every process."""
-        values = {spec.name: getattr(self, spec.name) for spec in fields(self) if spec.name != "env"}
+        """Hex digest of all but `env` and `packages`: equal configs have equal fingerprints, in every process."""
+        values = {spec.name: getattr(self, spec.name) for spec in fields(self) if spec.compare and spec.name != "env"}
         return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     def require_workers(self) -> None:
@@ -291,6 +305,7 @@ class Settings:
         api_base: Base URL of REST v2, without `/v2`.
         job_base: Base URL of the job API, without `/v2`.
         progress: `auto`, `on` or `off`.
+        package_spec: What workers that are not of this machine install with pip, None for the versions here.
     """
 
     platform: str | None = None
@@ -300,6 +315,7 @@ class Settings:
     api_base: str = api.CLOUD_API_BASE
     job_base: str = api.CLOUD_JOB_BASE
     progress: str = "auto"
+    package_spec: str | None = None
 
     @classmethod
     def load(cls, *, platform: str | None = None, progress: str | None = None) -> Settings:
@@ -308,6 +324,7 @@ class Settings:
         `FLASH_PLATFORM` wins over the `platform` argument, so that a script can be moved without an edit.
         `RUNPOD_API_KEY` wins over `~/.runpod/config.toml`; `RUNPOD_API_BASE_URL` and
         `RUNPOD_ENDPOINT_BASE_URL` mean what they mean to Runpod's own clients (the second ends in `/v2`).
+        `FLASH_PLUGINS_SPEC` is what workers in the cloud install.
 
         Raises:
             ConfigError: A value cannot be used.
@@ -324,6 +341,7 @@ class Settings:
             key_source=key_source,
             api_base=(environ.get("RUNPOD_API_BASE_URL") or api.CLOUD_API_BASE).rstrip("/"),
             job_base=(environ.get("RUNPOD_ENDPOINT_BASE_URL") or api.CLOUD_JOB_BASE).rstrip("/").removesuffix("/v2"),
+            package_spec=environ.get(api.PACKAGE_SPEC_ENV, "").strip() or None,
             progress=_check_progress(environ.get("FLASH_PROGRESS") or progress or "auto"),
         )
 

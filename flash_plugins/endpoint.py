@@ -83,6 +83,7 @@ class Endpoint:
             raise ConfigError(f"{target!r} is decorated already")
         if self.config.name is None:
             self.config = self.config.with_name(getattr(target, "__name__", type(target).__name__).strip("<>"))
+        self.config = self.config.with_packages([str(getattr(target, "__module__", None)).partition(".")[0]])
         remote: RemoteClass[..., Any] | RemoteFunction[..., Any]
         if inspect.isclass(target):
             remote = RemoteClass(self, target)

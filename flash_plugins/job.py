@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 __all__ = ["JobResult", "JobStatus"]
+
+logger = logging.getLogger(__name__)
 
 
 class JobStatus(StrEnum):
@@ -32,12 +36,26 @@ class JobStatus(StrEnum):
 
     @classmethod
     def parse(cls, text: object) -> JobStatus:
-        """Return the state a platform named.
+        """Return the state a platform named; one that this version does not know counts as live.
 
         Raises:
-            ValueError: `text` is no state this version knows.
+            ValueError: `text` names no state at all.
         """
-        return cls.IN_PROGRESS if text == "RUNNING" else cls(str(text))
+        if text == "RUNNING":
+            return cls.IN_PROGRESS
+        if not isinstance(text, str) or not text:
+            raise ValueError(f"{text!r} is not a state of a job")
+        try:
+            return cls(text)
+        except ValueError:
+            _tell_unknown(text)
+            return cls.IN_PROGRESS
+
+
+@functools.cache
+def _tell_unknown(text: str) -> None:
+    """Log a state that nobody described; once, however many jobs are in it."""
+    logger.warning("the platform names a state of a job that is not known here: %r; it is taken for a live one", text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ Lives on the dispatcher's event loop.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
 from collections import deque
@@ -40,7 +41,7 @@ from ..platforms import api
 from ..replay import replay
 from .call import Call
 from .stream import StreamCall
-from .window import Window
+from .window import PATIENCE_S, Patience, Window
 
 if TYPE_CHECKING:
     from ..platforms.runpod import EndpointHandle
@@ -65,9 +66,16 @@ _HOLDS_AT_LEAST_S = 0.5
 _PROBE_INTERVAL_S = 60.0
 #: Seconds a new job may be unknown to the platform's other servers (Runpod's 2.0 client waits as long).
 _VISIBILITY_S = 10.0
-#: Execution timeout sent when the user set none, and time to live of a job beyond its execution, ms.
-_NO_LIMIT_MS = 86_400_000
+#: Time to live of a job beyond its execution, ms.
 _TTL_MARGIN_MS = 86_400_000
+
+
+class _PlatformGone(Exception):
+    """The platform ended before it was given a call."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 @dataclass(slots=True, eq=False)
@@ -80,6 +88,15 @@ class Submission:
     is_sent: bool = False
     is_cancelled: bool = False
     is_cancel_sent: bool = False
+    is_cancel_done: bool = False
+    is_told_sent: bool = False
+    is_asking: bool = False  # for a job: the platform may have one whose id is not known here yet
+    moves: int = 0  # from platforms that ended to the next
+
+    @property
+    def needs_cancel(self) -> bool:
+        """Whether the platform may run a job of it and does not know that nobody wants it."""
+        return self.is_asking or (self.call.job_id is not None and not self.is_cancel_done)
 
     def cancel(self) -> None:
         """Have the platform told that nobody wants the outcome."""
@@ -108,12 +125,13 @@ class Lane:
         self._flying: set[Submission] = set()
         self._window = Window()
         self._handle: EndpointHandle | None = None
+        self._lost: str | None = None
         self._is_provisioning = False
         self._known: set[str] = set()  # digests that some worker has
         self._carried: set[str] = set()  # digests that were sent at least once
         self._is_held = True  # whether the platform holds /stream, as far as known
         self._probe_at = 0.0  # when to find out again
-        limit_ms = config.execution_timeout_ms or _NO_LIMIT_MS
+        limit_ms = config.execution_timeout_ms or api.NO_EXECUTION_LIMIT_MS
         self._policy = {
             "executionTimeout": limit_ms,
             "ttl": min(limit_ms + _TTL_MARGIN_MS, api.POLICY_MAX_MS),
@@ -134,6 +152,14 @@ class Lane:
         submission.lane = self
         self._queue.append(submission)
         self._pump()
+
+    def lost_reason(self) -> str | None:
+        """Return why the platform of this lane is gone, None while it lives or cannot tell."""
+        return self._lost or self.session.lost_reason()
+
+    def lose(self, reason: str) -> None:
+        """Note that the platform of this lane is gone, whatever the session is connected to from here on."""
+        self._lost = reason
 
     def provision(self) -> None:
         """Make sure that the endpoint exists, in the background."""
@@ -159,7 +185,7 @@ class Lane:
     def fail_all(self, error: FlashPluginsError) -> None:
         """End every call that waits here with `error`."""
         while self._queue:
-            self._settle_error(self._queue.popleft(), error)
+            self.settle_error(self._queue.popleft(), error)
 
     def _pump(self) -> None:
         if not self._queue:
@@ -171,20 +197,25 @@ class Lane:
             submission = self._queue.popleft()
             submission.is_sent = True
             self._flying.add(submission)
-            self._tell(submission, CallStage.SENT)
+            if not submission.is_told_sent:
+                submission.is_told_sent = True
+                self._tell(submission, CallStage.SENT)
             self.session.loop.spawn(self._carry(submission))
 
     async def _provision(self) -> None:
         try:
             self._handle = await self._ensured()
+        except _PlatformGone as gone:
+            self.session.move_on(self, gone.reason, unsent=self.take_queue())
         except FlashPluginsError as error:
             waiting = self.take_queue()
             reason = self.session.explain(error, self)
             for submission in waiting:
-                self._settle_error(submission, reason)
-        except Exception as error:
-            self.fail_all(_internal(error))
-            raise
+                self.settle_error(submission, reason)
+        except Exception as error:  # whatever it is, no call may wait for ever
+            self.fail_all(self._unexpected(error))
+            if not self.session.is_ending:
+                raise
         finally:
             self._is_provisioning = False
         self._pump()
@@ -193,15 +224,20 @@ class Lane:
         """See one call through."""
         try:
             outcome = await self._outcome(submission)
+        except _PlatformGone as gone:
+            submission.is_sent = False
+            self._flying.discard(submission)
+            self.session.move_on(self, gone.reason, unsent=[submission])
         except FlashPluginsError as error:
-            self._settle_error(submission, self.session.explain(error, self))
+            self.settle_error(submission, self.session.explain(error, self))
         except asyncio.CancelledError:
             ending = JobCancelled("the process is ending", job_id=submission.call.job_id)
-            self._settle_error(submission, ending)
+            self.settle_error(submission, ending)
             raise
-        except Exception as error:
-            self._settle_error(submission, _internal(error))
-            raise
+        except Exception as error:  # whatever it is, the call may not wait for ever
+            self.settle_error(submission, self._unexpected(error))
+            if not self.session.is_ending:
+                raise
         else:
             self._settle(submission, outcome)
         finally:
@@ -240,7 +276,7 @@ class Lane:
         """Submit a job and return it finished."""
         submission.call.job_id = None  # of an earlier job, if the call is sent again
         submission.call._begin_job()
-        submission.is_cancel_sent = False
+        submission.is_cancel_sent = submission.is_cancel_done = False
         job = await self._submitted(submission, body)
         if job.status.is_terminal and not self.streams:
             return job
@@ -250,37 +286,53 @@ class Lane:
         return await self._followed(submission, job)
 
     async def _submitted(self, submission: Submission, body: bytes) -> JobResult:
-        client = self.session.client
-
-        async def send() -> JobResult:
-            if submission.is_cancelled:
-                raise JobCancelled(f"{submission.call!r} was cancelled before the platform took it")
-            handle = await self._provisioned()
-            if self.streams:
-                return await client.run(handle, body)
-            return await client.run_sync(handle, body, wait_ms=api.RUNSYNC_WAIT_MIN_MS)
-
         from ..platforms.runpod import TransportFailure
 
         failures, was_remade = 0, False
         while True:
+            handle = await self._provisioned()
             try:
-                return await self._paced(send)
+                return await self._paced(
+                    functools.partial(self._sent, submission, handle, body),
+                    f"submitting {submission.call!r}",
+                    window=self._window,
+                )
             except NotFoundError:
                 if was_remade:
                     raise
                 was_remade = True
                 self._handle = None  # somebody deleted the endpoint: nothing was accepted, so make it again
+            except ApiError as error:
+                if 400 <= error.status < 500:
+                    raise
+                raise SubmissionUnknown(_unknown(submission.call, error)) from error
             except TransportFailure as error:
                 failures += 1
                 if error.was_sent:
-                    raise SubmissionUnknown(
-                        f"{submission.call!r}: {error}; the platform may or may not run it, so it is not sent again: "
-                        "check what it did before you repeat it"
-                    ) from error
-                if failures >= _MAX_TRANSPORT_ERRORS or self.session.lost_reason() is not None:
+                    raise SubmissionUnknown(_unknown(submission.call, error)) from error
+                if (reason := self.lost_reason()) is not None:
+                    raise _PlatformGone(reason) from error
+                if failures >= _MAX_TRANSPORT_ERRORS:
                     raise PlatformUnavailable(f"{submission.call!r} could not be sent: {error}") from error
                 await asyncio.sleep(_TRANSPORT_PAUSE_S)
+
+    async def _sent(self, submission: Submission, handle: EndpointHandle, body: bytes) -> JobResult:
+        """Send a job, unless nobody wants it any more or the platform is gone."""
+        if submission.is_cancelled:
+            raise JobCancelled(f"{submission.call!r} was cancelled before the platform took it")
+        if (reason := self.lost_reason()) is not None:
+            raise _PlatformGone(reason)
+        client = self.session.client
+        submission.is_asking = True
+        try:
+            if self.streams:
+                job = await client.run(handle, body)
+            else:
+                job = await client.run_sync(handle, body, wait_ms=api.RUNSYNC_WAIT_MIN_MS)
+            submission.call.job_id = job.id
+            return job
+        finally:
+            submission.is_asking = False
 
     async def _provisioned(self) -> EndpointHandle:
         if self._handle is None:
@@ -289,20 +341,18 @@ class Lane:
 
     async def _ensured(self) -> EndpointHandle:
         """Have the endpoint made or brought up to date, trying again where that makes no second one."""
-        from ..platforms.runpod import RateLimited, TransportFailure
+        from ..platforms.runpod import TransportFailure
 
-        failures = 0
+        failures, what = 0, f"endpoint {self.config.name!r} could not be looked up or made"
         while True:
             try:
-                return await self.session.provision(self.config, streams=self.streams)
-            except RateLimited as limited:
-                await asyncio.sleep(limited.retry_after_s)
+                return await self._paced(lambda: self.session.provision(self.config, streams=self.streams), what)
             except TransportFailure as error:
+                if (reason := self.lost_reason()) is not None:
+                    raise _PlatformGone(reason) from error  # whatever was made is gone with it
                 failures += 1
-                if error.was_sent or failures >= _MAX_TRANSPORT_ERRORS or self.session.lost_reason() is not None:
-                    raise PlatformUnavailable(
-                        f"endpoint {self.config.name!r} could not be looked up or made: {error}"
-                    ) from error
+                if error.was_sent or failures >= _MAX_TRANSPORT_ERRORS:
+                    raise PlatformUnavailable(f"{what}: {error}") from error
                 await asyncio.sleep(_TRANSPORT_PAUSE_S)
 
     async def _followed(self, submission: Submission, job: JobResult) -> JobResult:
@@ -348,36 +398,45 @@ class Lane:
         failures = 0
         while True:
             try:
-                return await self._paced(ask)
+                return await self._paced(ask, f"asking about {submission.call!r}")
             except NotFoundError as error:
-                if time.monotonic() - sent_at > _VISIBILITY_S or self.session.lost_reason() is not None:
+                if time.monotonic() - sent_at > _VISIBILITY_S or self.lost_reason() is not None:
                     raise JobExpired(
                         f"{submission.call!r}: the platform no longer has job {submission.call.job_id}; results are "
-                        f"kept for {api.RUNSYNC_RETENTION_S:g} s, and this process may have slept longer",
+                        f"kept for {api.RUNSYNC_RETENTION_S:g} s, and this process may have slept longer; or the job "
+                        f"lived, in the queue and running, longer than its ttl of {self._policy['ttl'] / 3.6e6:g} h",
                         job_id=submission.call.job_id,
                     ) from error
             except (TransportFailure, ApiError) as error:
                 if isinstance(error, ApiError) and error.status < 500:
                     raise
                 failures += 1
-                if failures >= _MAX_TRANSPORT_ERRORS or self.session.lost_reason() is not None:
+                if failures >= _MAX_TRANSPORT_ERRORS or self.lost_reason() is not None:
                     raise PlatformUnavailable(
                         f"{submission.call!r} was accepted, and then the platform stopped answering: {error}"
                     ) from error
             await asyncio.sleep(_TRANSPORT_PAUSE_S)
 
-    async def _paced(self, ask: Callable[[], Awaitable[T]]) -> T:
-        """Ask as often as the platform allows."""
+    async def _paced(self, ask: Callable[[], Awaitable[T]], what: str, *, window: Window | None = None) -> T:
+        """Ask as often as the platform allows; only what submits jobs changes how many may fly."""
         from ..platforms.runpod import RateLimited
 
+        patience = Patience()
         while True:
+            asked_at = time.monotonic()
             try:
                 answer = await ask()
             except RateLimited as limited:
-                self._window.shrink()
-                await asyncio.sleep(limited.retry_after_s)
+                if window is not None:
+                    window.shrink(sent_at=asked_at)
+                if not await patience.pause(limited.retry_after_s):
+                    raise PlatformUnavailable(
+                        f"{what}: the platform refuses it for its rate limit, and {PATIENCE_S / 60:g} minutes of "
+                        f"waiting are not enough; do other programs use the same key or endpoint? {limited}"
+                    ) from limited
             else:
-                self._window.grow()
+                if window is not None:
+                    window.grow()
                 return answer
 
     def _take_chunks(self, submission: Submission, status: JobStatus, chunks: Sequence[Any]) -> None:
@@ -413,6 +472,7 @@ class Lane:
             await self._asked(submission, time.monotonic(), lambda: client.cancel(handle, job_id))
         except FlashPluginsError as error:
             logger.warning("%r could not be cancelled on the platform: %s", submission.call, error)
+        submission.is_cancel_done = True
 
     def _settle(self, submission: Submission, outcome: Outcome) -> None:
         call = submission.call
@@ -436,7 +496,13 @@ class Lane:
         else:
             deliver()
 
-    def _settle_error(self, submission: Submission, error: FlashPluginsError) -> None:
+    def _unexpected(self, error: Exception) -> FlashPluginsError:
+        if self.session.is_ending:
+            return JobCancelled(f"the program ended before the call did ({type(error).__name__}: {error})")
+        return _internal(error)
+
+    def settle_error(self, submission: Submission, error: FlashPluginsError) -> None:
+        """End a call with an error."""
         call = submission.call
         self._tell(submission, CallStage.CANCELLED if isinstance(error, JobCancelled) else CallStage.FAILED)
         call._settle(error)
@@ -469,6 +535,13 @@ def _failure(call: Call[Any], job: JobResult) -> FlashPluginsError:
     if error.startswith((api.WORKER_LOST_PREFIX, api.WORKER_START_FAILED_PREFIX)):
         return WorkerLost(f"{call!r}: {error}", job_id=job.id)
     return JobFailed(f"{call!r} failed on the worker: {error}", job_id=job.id)
+
+
+def _unknown(call: Call[Any], error: FlashPluginsError) -> str:
+    return (
+        f"{call!r}: {error}; the platform may or may not run it, so it is not sent again: check what it did before "
+        "you repeat it"
+    )
 
 
 def _internal(error: Exception) -> FlashPluginsError:

@@ -4,19 +4,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import sys
 import threading
+import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from concurrent.futures import Future, InvalidStateError
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..config import EndpointConfig, Settings
 from ..errors import ConfigError, FlashPluginsError, PlatformUnavailable
 from ..hooks import HookManager
 from ..payload import CallEnvelope
 from ..platforms import api
+from ..platforms.packages import worker_packages
 from .call import Call
+from .claims import Claims
 from .lane import Lane, Submission
 from .stream import StreamCall
 from .threads import BackgroundLoop, DeliveryThread
@@ -30,8 +35,17 @@ __all__ = ["Session"]
 
 logger = logging.getLogger(__name__)
 
-#: Seconds that the end of a process waits for cancellations to reach the platform: an id is known after one second.
-_CANCEL_TIMEOUT_S = 2.5
+T = TypeVar("T")
+
+#: Seconds that the loop may take for what takes it no time, before the end of the process goes on without it.
+_LOOP_TIMEOUT_S = 5.0
+#: Seconds the end of a process waits for cancellations before it says so, and between looks at what is left.
+_SILENCE_S = 1.0
+_LOOK_S = 0.02
+#: Seconds to wait for a platform that is being started, so that it can be ended.
+_CONNECT_TIMEOUT_S = 20.0
+#: How many platforms in a row may end under a call that was not sent.
+_MAX_MOVES = 3
 
 
 class Session:
@@ -49,12 +63,15 @@ class Session:
         self.delivery = DeliveryThread()
         self.poller = Poller()
         self._lanes: dict[tuple[object, ...], Lane] = {}
+        self._replaced: list[Lane] = []  # of endpoints that were redefined, until their last job is over
+        self._claims = Claims()
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
         self._choosing = threading.Lock()
         self._platform: Platform | None = None
         self._client: RunpodClient | None = None
         self._connecting: asyncio.Lock | None = None
+        self._connect_thread: threading.Thread | None = None
         self._provisioning: dict[str, asyncio.Lock] = {}
         self._is_closed = False
 
@@ -89,7 +106,9 @@ class Session:
     def start(self, config: EndpointConfig, *, streams: bool) -> None:
         """Begin to connect and to provision, in the background. Raises as `submit` does."""
         self.platform()
-        self.loop.post(lambda: self._lane(config, streams=streams).provision())
+        name = str(config.name)
+        self._claims.claim(config, streams=streams)
+        self.loop.post(lambda: self._lane(name).provision())
 
     def submit(
         self,
@@ -111,23 +130,27 @@ class Session:
 
         Raises:
             PlatformUnavailable: The process is ending.
-            ConfigError: Settings or plugins name no platform that exists.
+            ConfigError: Settings or plugins name no platform that exists, or calls of another endpoint of the
+                same name are not done.
             HookError: A plugin failed while it chose the platform.
         """
         if self._is_closed:
             raise PlatformUnavailable("this process is ending, so no more calls are taken")
         self.platform()  # a wrong setting is an error here and now, at the call
+        name = str(config.name)
+        self._claims.claim(config, streams=streams, function_name=function_name, is_call=True)
         kind = StreamCall if is_generator else Call
         call: Call[Any] = kind(
-            endpoint_name=str(config.name),
+            endpoint_name=name,
             function_name=function_name,
             number=next(self._numbers),
             payload_bytes=len(envelope.args),
         )
         call._run_callback = self.delivery.post
+        Future.add_done_callback(call, lambda _: self._claims.release(name))
 
         def accept() -> None:
-            lane = self._lane(config, streams=streams)
+            lane = self._lane(name)
             submission = Submission(lane, call, envelope)
             call._submission = submission
             if not call.done():  # cancelled between the lines
@@ -150,87 +173,174 @@ class Session:
         name = str(config.name)
         async with self._provisioning.setdefault(name, asyncio.Lock()):
             client = await self._connected()
-            return await client.ensure_endpoint(config, _worker_env(name, streams=streams))
+            env = _worker_env(name, streams=streams)
+            is_installed = api.PACKAGE_SPEC_ENV in client.connection.worker_command
+            if is_installed and api.PACKAGE_SPEC_ENV not in config.env:
+                env[api.PACKAGE_SPEC_ENV] = self._settings().package_spec or worker_packages(config.packages)
+            return await client.ensure_endpoint(config, env)
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether the process ends: then threads, subprocesses and imports fail, which is nobody's fault."""
+        return self._is_closed or not threading.main_thread().is_alive()
 
     def lost_reason(self) -> str | None:
-        """Return why the platform is gone, None while it lives or cannot tell."""
-        return None if self._platform is None else self._platform.lost_reason()
+        """Return why the platform we are connected to is gone, None while it lives or cannot tell."""
+        return None if self._platform is None or self._client is None else self._platform.lost_reason()
 
     def explain(self, error: FlashPluginsError, lane: Lane) -> FlashPluginsError:
         """Return `error` of a call on `lane`, or a better one when the platform itself is gone. Loop thread."""
-        reason = self.lost_reason()
-        if reason is None or not isinstance(error, ConnectionError | FlashPluginsError):
+        reason = lane.lost_reason()
+        if reason is None or self.is_ending:
             return error
         gone = PlatformUnavailable(
             f"{reason}; calls in flight are lost, and what they did is unknown. The next call starts it again"
         )
         gone.__cause__ = error
-        if lane in self._lanes.values():  # else another call of the same connection was here before
-            self._disconnect()
+        self._leave(lane, reason)
         return gone
 
+    def move_on(self, lane: Lane, reason: str, *, unsent: list[Submission]) -> None:
+        """Leave a platform that is gone, and give the calls that were surely not sent to the next. Loop thread."""
+        self._leave(lane, reason)
+        for submission in unsent:
+            submission.moves += 1
+            if submission.moves < _MAX_MOVES:
+                self._lane(str(lane.config.name)).requeue(submission)
+            else:
+                error = PlatformUnavailable(f"{submission.call!r} was not sent: {reason}, and so did those before it")
+                lane.settle_error(submission, error)
+
     def close(self) -> None:
-        """Cancel everything, leave the platform, end the threads. Idempotent; blocks a few seconds at most."""
+        """Cancel everything, leave the platform, end the threads. Idempotent.
+
+        Waits until a platform that outlives us knows what to cancel. Ctrl-C ends that wait.
+        """
         with self._lock:
             if self._is_closed:
                 return
+            is_program_ending = self.is_ending
             self._is_closed = True
         platform = self._platform
         try:
-            self.loop.call(self._cancel_and_disconnect(), _CANCEL_TIMEOUT_S * 2)
+            unfinished = self.loop.call(self._cancel_calls(), _LOOP_TIMEOUT_S)
+            if unfinished and is_program_ending:
+                calls = "1 call was" if unfinished == 1 else f"{unfinished} calls were"
+                _say(f"{calls} cancelled unfinished because the program ended")
+            if self.tells_platform:
+                self._wait_for_cancels()
+            self.loop.call(self._end_tasks(), _LOOP_TIMEOUT_S)
         except TimeoutError:
             logger.warning("cancelling the calls of this process took too long; some may still run on the platform")
         finally:
+            if self._connect_thread is not None:
+                self._connect_thread.join(_CONNECT_TIMEOUT_S)  # what it starts must not be started after the end
             if platform is not None:
                 platform.close()
             self.loop.stop()
             self.delivery.stop()
 
-    def _lane(self, config: EndpointConfig, *, streams: bool) -> Lane:
-        key = (config.name, config.fingerprint, streams, *sorted(config.env.items()))
+    def _lane(self, name: str) -> Lane:
+        """Return the lane of what a name stands for now. Loop thread."""
+        config, streams = self._claims.current(name)
+        key = (name, config.fingerprint, streams, *sorted(config.env.items()), *sorted(config.packages))
         if key not in self._lanes:
+            self._replaced = [lane for lane in self._replaced if lane.submissions]
+            for other in [other for other in self._lanes if other[0] == name]:
+                self._replaced.append(self._lanes.pop(other))
             self._lanes[key] = Lane(self, config, streams=streams)
         return self._lanes[key]
 
     def _submissions(self) -> list[Submission]:
-        return [submission for lane in self._lanes.values() for submission in lane.submissions]
+        lanes = [*self._lanes.values(), *self._replaced]
+        return [submission for lane in lanes for submission in lane.submissions]
 
     async def _connected(self) -> RunpodClient:
         if self._connecting is None:
             self._connecting = asyncio.Lock()
         async with self._connecting:
             if self._client is None:
-                loop = asyncio.get_running_loop()
                 # Starting a platform and importing the HTTP client take half a second each: side by side.
-                connecting = loop.run_in_executor(None, lambda: self.platform().connect())
-                importing = loop.run_in_executor(None, _client_class)
+                connecting, self._connect_thread = _in_thread(lambda: self.platform().connect())
+                importing, _ = _in_thread(_client_class)
                 connection, client_class = await asyncio.gather(connecting, importing)
                 self._client = client_class(connection)
             return self._client
 
-    def _disconnect(self) -> None:
-        """Forget a platform that is gone: calls that were not sent, and the next one, connect anew."""
+    def _leave(self, lane: Lane, reason: str) -> None:
+        """Forget a platform that is gone, unless another call of the same connection did: the next connects anew."""
+        lanes = [*self._lanes.values(), *self._replaced]
+        if lane not in lanes:
+            return
         client, self._client = self._client, None
         if client is not None:
             self.loop.spawn(client.aclose())
-        waiting = [lane.take_queue() for lane in self._lanes.values()]
         self._lanes.clear()
-        for submissions in waiting:
-            for submission in submissions:
-                self._lane(submission.lane.config, streams=submission.lane.streams).requeue(submission)
+        self._replaced.clear()
+        for left in lanes:
+            left.lose(reason)
+        for left in lanes:
+            self.move_on(left, reason, unsent=left.take_queue())
 
     @property
     def tells_platform(self) -> bool:
         """Whether a cancelled call must be cancelled on the platform too: not if that ends together with us."""
         return not self._is_closed or (self._platform is not None and self._platform.outlives_us)
 
-    async def _cancel_and_disconnect(self) -> None:
-        for submission in self._submissions():
+    async def _cancel_calls(self) -> int:
+        """Cancel all calls; return how many were not done."""
+        unfinished = [submission for submission in self._submissions() if not submission.call.done()]
+        for submission in unfinished:
             submission.call.cancel()
-        await self.loop.cancel_tasks(grace_s=_CANCEL_TIMEOUT_S if self.tells_platform else 0.0)
+        return len(unfinished)
+
+    def _wait_for_cancels(self) -> None:
+        """Wait, in the thread that ends the process, until the platform knows what to cancel."""
+        says_at: float | None = time.monotonic() + _SILENCE_S
+        left: list[Submission] = []
+        try:
+            while left := self.loop.call(self._not_cancelled(), _LOOP_TIMEOUT_S):
+                if says_at is not None and time.monotonic() > says_at:
+                    _say(f"{len(left)} jobs are still to be cancelled on the platform; Ctrl-C leaves them running")
+                    says_at = None
+                time.sleep(_LOOK_S)
+        except KeyboardInterrupt:
+            jobs = [submission.call.job_id or "one without an id yet" for submission in left if submission.needs_cancel]
+            _say(f"not cancelled, and running until their time limits: {', '.join(jobs) or 'unknown jobs'}")
+
+    async def _not_cancelled(self) -> list[Submission]:
+        """Return the calls whose jobs the platform may still run."""
+        return [submission for submission in self._submissions() if submission.needs_cancel]
+
+    async def _end_tasks(self) -> None:
+        await self.loop.cancel_tasks()
         if self._client is not None:
             await self._client.aclose()
             self._client = None
+
+
+def _say(line: str) -> None:
+    """Write a line for the user, where there is somebody to read it."""
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError, ValueError):  # closed: nobody reads it
+            sys.stderr.write(f"flash-plugins: {line}\n")
+            sys.stderr.flush()
+
+
+def _in_thread(work: Callable[[], T]) -> tuple[asyncio.Future[T], threading.Thread]:
+    """Run `work` in a thread of its own; the loop's pool takes nothing once the main thread has ended. Loop thread."""
+    done: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - it belongs to whoever waits
+            with contextlib.suppress(InvalidStateError):  # nobody waits any more
+                done.set_exception(error)
+
+    thread = threading.Thread(target=run, name="flash-connect", daemon=True)
+    thread.start()
+    return asyncio.wrap_future(done), thread
 
 
 def _client_class() -> type[RunpodClient]:

@@ -4,12 +4,21 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 
-__all__ = ["Poller", "Window"]
+__all__ = ["PATIENCE_S", "Patience", "Poller", "Window"]
 
 #: Most jobs of one endpoint in flight; Runpod allows 200 concurrent `/run` and 400 `/runsync` requests.
 MAX_IN_FLIGHT = 200
+
+#: By how much each accepted request widens a window: from half of the most to all of it in 400 of them.
+_GROWTH = 0.25
+#: Seconds after which a request that is refused for its rate, again and again, is given up.
+PATIENCE_S = 600.0
+#: Longest pause of our own between two tries, seconds, and how much longer than that the jitter makes one.
+_MAX_PAUSE_S = 30.0
+_JITTER = 1.25
 
 #: A job is looked at again after this part of its age, within these bounds, seconds.
 _AGE_PART = 0.1
@@ -20,25 +29,50 @@ _SPACING_S = 0.01
 
 
 class Window:
-    """The number of jobs in flight: halved when the platform says 429, grown by one per window of successes."""
+    """The number of jobs in flight: halved when the platform says 429, and quickly grown again by successes.
+
+    Many requests of one round trip may be refused together; they say one thing, so they halve it once.
+    """
 
     def __init__(self, most: int = MAX_IN_FLIGHT) -> None:
         self._most = most
         self._size = float(most)
+        self._shrunk_at = 0.0
 
     @property
     def size(self) -> int:
         """Jobs that may be in flight now."""
         return int(self._size)
 
-    def shrink(self) -> None:
-        """Note that the platform wants fewer requests."""
-        self._size = max(1.0, self._size / 2)
+    def shrink(self, *, sent_at: float) -> None:
+        """Note that a request, sent at this time of the monotonic clock, was one too many."""
+        if sent_at >= self._shrunk_at:
+            self._shrunk_at = time.monotonic()
+            self._size = max(1.0, self._size / 2)
 
     def grow(self) -> None:
         """Note that a request was accepted."""
-        if self._size < self._most:
-            self._size = min(self._most, self._size + 1 / self._size)
+        self._size = min(self._most, self._size + _GROWTH)
+
+
+class Patience:
+    """How one request that is refused for its rate goes on: pauses that grow, each a bit different, and an end."""
+
+    def __init__(self) -> None:
+        self._ends_at: float | None = None
+        self._factor = 1.0
+
+    async def pause(self, asked_s: float) -> bool:
+        """Wait as long as the platform asked for, or longer; False, at once, if that would pass the end."""
+        now = time.monotonic()
+        if self._ends_at is None:
+            self._ends_at = now + PATIENCE_S
+        pause_s = max(asked_s, min(asked_s * self._factor, _MAX_PAUSE_S)) * random.uniform(1.0, _JITTER)
+        if now + pause_s > self._ends_at:
+            return False
+        self._factor *= 2
+        await asyncio.sleep(pause_s)
+        return True
 
 
 class Poller:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flash_plugins.dispatcher import window
-from flash_plugins.dispatcher.window import MAX_IN_FLIGHT, Poller, Window
+from flash_plugins.dispatcher.window import MAX_IN_FLIGHT, PATIENCE_S, Patience, Poller, Window
 
 
 class Clock:
@@ -37,7 +38,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return made
 
 
-def run(turns: Callable[[], Coroutine[Any, Any, None]]) -> None:
+def run(turns: Callable[[], Coroutine[Any, Any, object]]) -> None:
     """Drive a coroutine that never really waits; an event loop would ask for the time too."""
     with pytest.raises(StopIteration):
         turns().send(None)
@@ -48,28 +49,44 @@ def test_a_window_begins_at_its_most() -> None:
     assert Window(5).size == 5
 
 
-def test_a_refusal_halves_the_window() -> None:
+def test_a_refusal_halves_the_window(clock: Clock) -> None:
     made = Window(8)
     sizes = []
     for _ in range(5):
-        made.shrink()
+        clock.now += 1.0
+        made.shrink(sent_at=clock.now)
         sizes.append(made.size)
     assert sizes == [4, 2, 1, 1, 1]
 
 
-def test_a_window_of_successes_adds_one() -> None:
-    made = Window(100)
-    made.shrink()
-    for _ in range(51):
+def test_requests_that_were_refused_together_halve_it_once(clock: Clock) -> None:
+    made = Window(200)
+    sent_at = clock.now
+    clock.now += 0.1
+    for _ in range(8):
+        made.shrink(sent_at=sent_at)
+        clock.now += 0.001
+    assert made.size == 100
+    made.shrink(sent_at=clock.now)
+    assert made.size == 50
+
+
+def test_a_window_recovers_within_a_few_hundred_successes(clock: Clock) -> None:
+    made = Window(200)
+    for _ in range(10):
+        clock.now += 1.0
+        made.shrink(sent_at=clock.now)
+    assert made.size == 1
+    for _ in range(800):
         made.grow()
-    assert made.size == 51
+    assert made.size == 200
 
 
-def test_success_never_passes_the_most() -> None:
+def test_success_never_passes_the_most(clock: Clock) -> None:
     made = Window(3)
     made.grow()
     assert made.size == 3
-    made.shrink()
+    made.shrink(sent_at=clock.now)
     for _ in range(100):
         made.grow()
     assert made.size == 3
@@ -82,8 +99,52 @@ def test_a_window_lets_at_least_one_through_and_never_too_many(most: int, events
         if is_success:
             made.grow()
         else:
-            made.shrink()
+            made.shrink(sent_at=time.monotonic())
         assert 1 <= made.size <= most
+
+
+def test_a_request_that_is_refused_waits_longer_each_time(clock: Clock) -> None:
+    patience = Patience()
+    for _ in range(7):
+        run(lambda: patience.pause(1.0))
+    for pause_s, least_s in zip(clock.slept, [1, 2, 4, 8, 16, 30, 30], strict=True):
+        assert least_s <= pause_s <= least_s * 1.25
+
+
+def test_no_pause_is_shorter_than_what_the_platform_asked_for(clock: Clock) -> None:
+    run(lambda: Patience().pause(100.0))
+    assert 100.0 <= clock.slept[0] <= 125.0
+
+
+def test_requests_that_were_refused_together_do_not_come_back_together(clock: Clock) -> None:
+    for _ in range(20):
+        run(lambda: Patience().pause(1.0))
+    assert len(set(clock.slept)) > 10
+
+
+def test_patience_ends_after_ten_minutes(clock: Clock) -> None:
+    patience, is_patient = Patience(), True
+
+    async def ask() -> None:
+        nonlocal is_patient
+        is_patient = await patience.pause(1.0)
+        clock.now += clock.slept[-1]
+
+    began = clock.now
+    while is_patient:
+        run(ask)
+    assert 500 <= clock.now - began <= 640
+    assert PATIENCE_S == 600
+
+
+def test_a_pause_that_would_pass_the_end_is_not_begun(clock: Clock) -> None:
+    answers = []
+
+    async def ask() -> None:
+        answers.append(await Patience().pause(3_600.0))
+
+    run(ask)
+    assert (answers, clock.slept) == ([False], [])
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import inspect
 import pickle
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 import flash_joblib
 import joblib
 import pytest
+from flash_joblib.options import BackendOptions
 from joblib import Parallel, delayed
 from joblib.parallel import BACKENDS
 
@@ -136,3 +138,12 @@ def test_tasks_run_on_the_endpoint_that_was_given() -> None:
         assert parallel(delayed(double)(i) for i in range(4)) == [0, 2, 4, 6]
     with joblib.parallel_config(backend="flash", n_jobs=2, endpoint="joblib-named"), Parallel() as parallel:
         assert parallel._backend._workers.endpoint_name == "joblib-named"
+
+
+def test_workers_that_install_what_they_need_need_this_package() -> None:
+    endpoint, _ = BackendOptions({}).function(2)
+    assert "flash_joblib" in endpoint.config.packages
+    entries = importlib.metadata.entry_points(group="flash_plugins.adapters")
+    assert [entry.dist.name for entry in entries if entry.dist and entry.name == "flash_joblib"] == [
+        "flash-plugins-joblib"
+    ]

@@ -58,7 +58,7 @@ def events(platform: FakePlatform) -> Events:
 
 @pytest.fixture
 def session(events: Events) -> Iterator[Session]:
-    made = Session(Settings, HookManager([("events", events)], discover=False))
+    made = Session(Settings.load, HookManager([("events", events)], discover=False))
     yield made
     made.close()
 

@@ -3,16 +3,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from flash_plugins import Call, JobCancelled, PlatformUnavailable
+from flash_plugins import Call, Connection, JobCancelled, PlatformUnavailable, RateLimit
 from flash_plugins.dispatcher import Session, lane
+from flash_plugins.dispatcher import session as session_module
 from tests.unit.dispatcher.conftest import Events, config_of
-from tests.unit.dispatcher.fake import DEADLINE_S, Answer, FakePlatform, FakeRunpod, Gate
+from tests.unit.dispatcher.fake import DEADLINE_S, KEY, Answer, FakePlatform, FakeRunpod, Gate, Request
 
 Submit = Callable[..., Call[Any]]
 
@@ -184,6 +186,89 @@ def test_callbacks_of_calls_that_ctrl_c_cancelled_do_not_hold_up_the_dispatcher(
     session.cancel_all()
     slow.wait_until(lambda: threads, "no callback")
     assert threads == ["flash-delivery"]
+
+
+def test_no_more_cancels_are_open_than_the_platform_takes(
+    slow: FakeRunpod, submit: Submit, session: Session, platform: FakePlatform
+) -> None:
+    limits = {"cancel": RateLimit(1000, 1.0, 3)}
+    platform.connection = Connection(api_base=slow.base, key=KEY, limits=limits)
+    is_open, most = 0, 0
+
+    async def count(request: Request) -> Answer:
+        nonlocal is_open, most
+        is_open += 1
+        most = max(most, is_open)
+        await asyncio.sleep(0.01)
+        is_open -= 1
+        return await slow.behave(request)
+
+    slow.script("cancel", *[count] * 30)
+    for n in range(30):
+        submit(n)
+    slow.wait_for("stream", 30)
+    session.cancel_all()
+    slow.wait_for("cancel", 30)
+    assert most == 3
+
+
+def test_cancels_are_spread_over_time(
+    slow: FakeRunpod, submit: Submit, session: Session, platform: FakePlatform
+) -> None:
+    limits = {"cancel": RateLimit(100, 1.0, 20)}  # Runpod's, ten times as fast
+    platform.connection = Connection(api_base=slow.base, key=KEY, limits=limits)
+    for n in range(50):
+        submit(n)
+    slow.wait_for("stream", 50)
+    session.cancel_all()
+    slow.wait_for("cancel", 50)
+    first, *_, last = slow.seen("cancel")
+    assert last.at - first.at >= 0.4  # ten at once, then eighty a second
+
+
+def test_the_end_of_the_process_says_what_it_waits_for(
+    slow: FakeRunpod, submit: Submit, session: Session, platform: FakePlatform,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(session_module, "_SILENCE_S", 0.05)
+    platform.outlives_us = True
+    slow.script("cancel", *[Answer(429, {}, {"Retry-After": "0.5"})] * 2)
+    for n in range(2):
+        submit(n)
+    slow.wait_for("stream", 2)
+    session.close()
+    assert {job.status for job in slow.jobs.values()} == {"CANCELLED"}
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["flash-plugins: 2 jobs are still to be cancelled on the platform; Ctrl-C leaves them running"]
+
+
+def test_ctrl_c_at_the_end_leaves_at_once_and_names_the_jobs(
+    slow: FakeRunpod, submit: Submit, session: Session, platform: FakePlatform,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(session_module, "_SILENCE_S", 0.05)
+    platform.outlives_us = True
+    slow.script("cancel", *[Answer(429, {}, {"Retry-After": "100"})] * 2)
+    for n in range(2):
+        submit(n)
+    slow.wait_for("stream", 2)
+    call_loop, looks = session.loop.call, 0
+
+    def interrupted(coroutine: Any, timeout_s: float) -> Any:
+        nonlocal looks
+        if coroutine.__name__ == "_not_cancelled":
+            looks += 1
+            if looks == 2:
+                coroutine.close()
+                raise KeyboardInterrupt
+        return call_loop(coroutine, timeout_s)
+
+    monkeypatch.setattr(session.loop, "call", interrupted)
+    session.close()
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "not cancelled" in last
+    assert "job-1" in last
+    assert "job-2" in last
 
 
 def test_the_end_of_the_process_waits_until_the_platform_was_told(

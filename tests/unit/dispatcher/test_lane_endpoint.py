@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import flash_plugins
 from flash_plugins import ApiError, AuthenticationError, Call, ConfigError, Connection, PlatformUnavailable
 from flash_plugins.config import EndpointConfig
 from flash_plugins.dispatcher import Session, lane
@@ -17,7 +19,17 @@ from flash_plugins.dispatcher import session as session_module
 from flash_plugins.platforms import api
 from flash_plugins.platforms.runpod import endpoint_body
 from tests.unit.dispatcher.conftest import Events, config_of
-from tests.unit.dispatcher.fake import DEADLINE_S, KEY, RESET, Answer, FakePlatform, FakeRunpod, Gate, problem
+from tests.unit.dispatcher.fake import (
+    DEADLINE_S,
+    KEY,
+    RESET,
+    Answer,
+    FakePlatform,
+    FakeRunpod,
+    Gate,
+    Request,
+    problem,
+)
 
 Submit = Callable[..., Call[Any]]
 
@@ -222,7 +234,48 @@ def test_a_platform_that_is_not_there_is_an_error(
     assert submit(2).result(DEADLINE_S) == 2
 
 
-def test_a_platform_that_ended_before_the_endpoint_was_made_is_started_again_by_the_next_call(
+def lose(fake: FakeRunpod, platform: FakePlatform) -> None:
+    """End the platform; the next connection starts another one."""
+    platform.lost = "platform 'fake' ended with exit code 9"
+    fake.deafen()
+    fake.hang_up()
+    fake.endpoints.clear()
+
+    def start_again() -> None:
+        platform.lost, platform.on_connect = None, lambda: None
+        fake.listen()
+
+    platform.on_connect = start_again
+
+
+def test_a_platform_that_ends_before_the_endpoint_is_made_is_started_again(
+    fake: FakeRunpod, submit: Submit, platform: FakePlatform, events: Events
+) -> None:
+    def vanish(request: Request) -> Answer:
+        platform.lost = "platform 'fake' ended with exit code 9"
+        platform.on_connect = lambda: setattr(platform, "lost", None)
+        return RESET
+
+    fake.script("create", vanish)
+    calls = [submit(n) for n in range(5)]
+    assert [call.result(DEADLINE_S) for call in calls] == list(range(5))
+    assert platform.connects == 2
+    assert events.stages(calls[0]) == ["queued", "sent", "done"]
+
+
+def test_a_platform_that_ended_while_nothing_was_sent_is_started_again_by_the_next_call(
+    fake: FakeRunpod, submit: Submit, platform: FakePlatform, events: Events
+) -> None:
+    for _ in range(5):  # however often: each time something was done in between
+        assert submit(1).result(DEADLINE_S) == 1
+        lose(fake, platform)
+    calls = [submit(n) for n in range(20)]
+    assert [call.result(DEADLINE_S) for call in calls] == list(range(20))
+    assert platform.connects == 6
+    assert events.stages(calls[0]) == ["queued", "sent", "done"]
+
+
+def test_a_platform_that_ends_whenever_it_is_started_is_an_error(
     fake: FakeRunpod, submit: Submit, platform: FakePlatform
 ) -> None:
     fake.deafen()
@@ -230,10 +283,45 @@ def test_a_platform_that_ended_before_the_endpoint_was_made_is_started_again_by_
     error = submit(1).exception(DEADLINE_S)
     assert isinstance(error, PlatformUnavailable)
     assert "exit code 9" in str(error)
+    assert platform.connects == 3
     platform.lost = None
     fake.listen()
     assert submit(2).result(DEADLINE_S) == 2
-    assert platform.connects == 2
+
+
+def test_calls_in_flight_on_a_platform_that_ended_fail_although_the_next_one_runs(
+    fake: FakeRunpod, submit: Submit, platform: FakePlatform
+) -> None:
+    fake.is_slow = True
+    flying = submit("flying")
+    fake.wait_for("stream")
+    fake.is_slow = False
+    lose(fake, platform)
+    assert submit("next").result(DEADLINE_S) == "next"
+    error = flying.exception(DEADLINE_S)
+    assert isinstance(error, PlatformUnavailable)
+    assert "exit code 9" in str(error)
+
+
+def test_a_call_that_waits_for_a_new_platform_can_be_cancelled(
+    fake: FakeRunpod, submit: Submit, platform: FakePlatform, events: Events
+) -> None:
+    submit(1).result(DEADLINE_S)
+    lose(fake, platform)
+    start_again, is_cancelled = platform.on_connect, threading.Event()
+
+    def wait_and_start() -> None:
+        assert is_cancelled.wait(DEADLINE_S)
+        start_again()
+
+    platform.on_connect = wait_and_start
+    call = submit("unwanted")
+    fake.wait_until(lambda: platform.connects == 2, "no second connection")
+    assert call.cancel()
+    is_cancelled.set()
+    assert submit("wanted").result(DEADLINE_S) == "wanted"
+    assert len(fake.jobs) == 2
+    assert events.stages(call)[-1] == "cancelled"
 
 
 def test_calls_that_move_to_another_connection_are_queued_once(
@@ -321,10 +409,123 @@ def test_the_command_of_the_platform_starts_the_workers(
     assert api.HANDLER_ENV not in body["env"]
 
 
-def test_one_name_with_two_configs_is_one_endpoint_brought_up_to_date(fake: FakeRunpod, submit: Submit) -> None:
+def test_where_the_command_installs_our_package_the_endpoint_says_which(
+    fake: FakeRunpod, submit: Submit, platform: FakePlatform
+) -> None:
+    platform.connection = Connection(api_base=fake.base, key=KEY, worker_command=api.INSTALLING_WORKER_COMMAND)
+    submit().result(DEADLINE_S)
+    (body,) = [request.json for request in fake.seen("create")]
+    assert body["env"][api.PACKAGE_SPEC_ENV] == f"flash-plugins[worker]=={flash_plugins.__version__}"
+
+
+def test_where_it_does_not_the_endpoint_says_nothing(fake: FakeRunpod, submit: Submit) -> None:
+    submit().result(DEADLINE_S)
+    assert api.PACKAGE_SPEC_ENV not in fake.seen("create")[0].json["env"]
+
+
+def test_an_adapter_is_installed_with_it(fake: FakeRunpod, submit: Submit, platform: FakePlatform) -> None:
+    platform.connection = Connection(api_base=fake.base, key=KEY, worker_command=api.INSTALLING_WORKER_COMMAND)
+    submit(1, config=config_of().with_packages(["mine"])).result(DEADLINE_S)
+    submit(2, config=config_of().with_packages(["flash_joblib"])).result(DEADLINE_S)
+    (patch,) = [request.json for request in fake.seen("patch")]
+    version = flash_plugins.__version__
+    wanted = f"flash-plugins-joblib=={version} flash-plugins[worker]=={version}"
+    assert patch["env"][api.PACKAGE_SPEC_ENV] == wanted
+    submit(3, config=config_of()).result(DEADLINE_S)  # a function of the user's on the same endpoint changes nothing
+    assert len(fake.seen("patch")) == 1
+
+
+def test_what_is_installed_can_be_set(
+    fake: FakeRunpod, submit: Submit, platform: FakePlatform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    platform.connection = Connection(api_base=fake.base, key=KEY, worker_command=api.INSTALLING_WORKER_COMMAND)
+    monkeypatch.setenv(api.PACKAGE_SPEC_ENV, "--pre flash-plugins[worker]")
+    monkeypatch.setattr(session_module, "worker_packages", None)
+    submit(config=config_of("a")).result(DEADLINE_S)
+    submit(config=config_of("b", env={api.PACKAGE_SPEC_ENV: "./mine.whl"})).result(DEADLINE_S)
+    specs = [request.json["env"][api.PACKAGE_SPEC_ENV] for request in fake.seen("create")]
+    assert specs == ["--pre flash-plugins[worker]", "./mine.whl"]
+
+
+def test_one_name_with_two_configs_is_one_endpoint_brought_up_to_date(
+    fake: FakeRunpod, submit: Submit, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "flash_plugins")
     assert submit(1).result(DEADLINE_S) == 1
     assert submit(2, config=config_of(idle_timeout=5)).result(DEADLINE_S) == 2
+    assert submit(3, config=config_of(idle_timeout=5)).result(DEADLINE_S) == 3
     assert len(fake.endpoints) == len(fake.seen("patch")) == 1
+    lines = [record.getMessage() for record in caplog.records if "takes the place" in record.getMessage()]
+    assert lines == ["endpoint 'lane' takes the place of an earlier one: idle_timeout is 5 and 60"]
+    assert submit(4).result(DEADLINE_S) == 4  # back to the first: the platform is told
+    assert len(fake.seen("patch")) == 2
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"), [({"workers": 3, "idle_timeout": 5}, "workers is (0, 3) and (0, 1); idle_timeout is 5"),
+                              ({"env": {"TOKEN": "s3cret"}}, "env differs")]
+)  # fmt: skip
+def test_one_name_with_two_configs_at_once_is_an_error_that_names_what_differs(
+    fake: FakeRunpod, submit: Submit, parameters: dict[str, Any], words: str
+) -> None:
+    fake.is_slow = True
+    call = submit(1)
+    submit(2)  # an equal one is welcome
+    fake.wait_for("stream", 2)
+    with pytest.raises(ConfigError) as caught:
+        submit(3, config=config_of(**parameters))
+    assert words in str(caught.value)
+    assert "s3cret" not in str(caught.value)
+    with pytest.raises(ConfigError, match="another name"):
+        submit(3, config=config_of(**parameters))
+    call.cancel()
+    assert not fake.seen("patch")
+
+
+def test_an_endpoint_cannot_be_started_differently_under_calls(
+    fake: FakeRunpod, submit: Submit, session: Session
+) -> None:
+    fake.is_slow = True
+    submit(1)
+    with pytest.raises(ConfigError, match="idle_timeout"):
+        session.start(config_of(idle_timeout=5), streams=False)
+    session.start(config_of(), streams=False)
+
+
+def test_a_generator_under_the_name_of_busy_functions_is_an_error_that_names_both(
+    fake: FakeRunpod, submit: Submit
+) -> None:
+    fake.is_slow = True
+    submit(1)
+    with pytest.raises(ConfigError, match=r"'lane'.*echo\(\).*stream"):
+        submit(2, streams=True, is_generator=True)
+
+
+def test_a_generator_under_the_name_of_idle_functions_makes_them_all_stream(fake: FakeRunpod, submit: Submit) -> None:
+    assert submit(1).result(DEADLINE_S) == 1
+    stream = submit(2, streams=True, is_generator=True)
+    fake.wait_for("run")
+    assert fake.seen("patch")[0].json["env"].items() >= STREAM_ENV.items()
+    stream.cancel()
+    plain = submit(3)
+    fake.wait_for("run", 2)
+    assert len(fake.seen("patch")) == 1
+    plain.cancel()
+
+
+def test_jobs_of_an_endpoint_that_was_redefined_are_still_cancelled_at_the_end(
+    fake: FakeRunpod, submit: Submit, session: Session, platform: FakePlatform
+) -> None:
+    platform.outlives_us = True
+    fake.is_slow = True
+    fake.script("cancel", *[Answer(429, {}, {"Retry-After": "0.05"})] * 3)
+    old = submit(1)
+    fake.wait_for("stream")
+    old.cancel()
+    submit(2, config=config_of(idle_timeout=5))
+    fake.wait_for("runSync", 2)
+    session.close()
+    assert {job.status for job in fake.jobs.values()} == {"CANCELLED"}
 
 
 def test_an_endpoint_of_generators_says_so_to_its_workers(fake: FakeRunpod, submit: Submit) -> None:

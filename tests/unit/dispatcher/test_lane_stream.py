@@ -143,12 +143,18 @@ def test_a_function_that_returns_works_on_a_lane_of_streams(fake: FakeRunpod, su
     assert call.result(DEADLINE_S) == 42
 
 
-def test_streams_and_plain_calls_have_lanes_of_their_own(fake: FakeRunpod, submit: Submit) -> None:
+def test_an_endpoint_that_streams_carries_the_plain_calls_of_another_object_of_its_name(
+    fake: FakeRunpod, submit: Submit
+) -> None:
     stream = submit(streams=True, is_generator=True)
     fake.wait_for("stream")
-    assert submit(1).result(DEADLINE_S) == 1
-    assert (len(fake.seen("run")), len(fake.seen("runSync"))) == (1, 1)
+    plain = submit(1)
+    fake.wait_for("run", 2)
+    assert not fake.seen("runSync")
+    assert len(fake.seen("create")) == 1
+    assert not fake.seen("patch")
     stream.cancel()
+    plain.cancel()
 
 
 def test_a_stream_survives_trouble_while_it_is_followed(

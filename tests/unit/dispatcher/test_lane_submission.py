@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from flash_plugins import ApiError, Call, PlatformUnavailable, SubmissionUnknown
-from flash_plugins.dispatcher import Session, lane
+from flash_plugins.dispatcher import Session, lane, window
 from flash_plugins.platforms import runpod
 from flash_plugins.platforms.runpod import RunpodClient, TransportFailure
 from tests.unit.dispatcher.conftest import Events, config_of
@@ -81,6 +81,61 @@ def test_a_call_that_was_refused_for_its_rate_is_sent_again_and_accepted_once(
     assert len(fake.jobs) == 1
     (used,) = session._lanes.values()
     assert used._window.size == 50  # 200, halved twice
+
+
+def test_calls_that_are_refused_together_halve_the_window_once(
+    fake: FakeRunpod, submit: Submit, session: Session
+) -> None:
+    submit().result(DEADLINE_S)
+    arrived, all_arrived = [], asyncio.Event()
+
+    async def refuse(request: Request) -> Answer:
+        arrived.append(request)
+        if len(arrived) == 8:
+            all_arrived.set()
+        await all_arrived.wait()
+        return TOO_MANY
+
+    fake.script("runSync", *[refuse] * 8)
+    calls = [submit(n) for n in range(8)]
+    assert [call.result(DEADLINE_S) for call in calls] == list(range(8))
+    (used,) = session._lanes.values()
+    assert 100 <= used._window.size <= 102
+
+
+def test_refused_questions_and_cancels_do_not_narrow_the_window(
+    fake: FakeRunpod, submit: Submit, session: Session
+) -> None:
+    fake.is_slow = True
+    fake.script("stream", TOO_MANY, TOO_MANY)
+    fake.script("cancel", TOO_MANY, TOO_MANY)
+    call = submit()
+    fake.wait_for("stream", 3)
+    call.cancel()
+    fake.wait_for("cancel", 3)
+    fake.wait_for("status")
+    (used,) = session._lanes.values()
+    assert used._window.size == 200
+
+
+@pytest.mark.parametrize("operation", ["list", "runSync", "stream"])
+def test_a_platform_that_refuses_for_ever_is_an_error_with_the_reason(
+    fake: FakeRunpod, submit: Submit, monkeypatch: pytest.MonkeyPatch, operation: str
+) -> None:
+    monkeypatch.setattr(window, "PATIENCE_S", 0.3)
+    fake.is_slow = True
+    fake.script(operation, *[TOO_MANY] * 100)
+    error = submit().exception(DEADLINE_S)
+    assert isinstance(error, PlatformUnavailable)
+    assert "rate limit" in str(error)
+    assert "slow down" in str(error)
+
+
+def test_a_pause_that_is_longer_than_anybody_waits_is_an_error_at_once(fake: FakeRunpod, submit: Submit) -> None:
+    fake.script("list", Answer(429, {"error": "come back tomorrow"}, {"Retry-After": "86400"}))
+    error = submit().exception(DEADLINE_S)
+    assert isinstance(error, PlatformUnavailable)
+    assert "come back tomorrow" in str(error)
 
 
 def test_many_calls_survive_a_burst_of_refusals(fake: FakeRunpod, submit: Submit, session: Session) -> None:
@@ -178,23 +233,36 @@ def test_a_connection_lost_while_the_answer_is_awaited_is_not_sent_again(fake: F
     assert len(fake.seen("runSync")) == len(fake.jobs) == 1
 
 
+@pytest.mark.parametrize("streams", [False, True])
 @pytest.mark.parametrize("status", [500, 502, 503])
-def test_an_internal_error_of_the_platform_is_not_sent_again(fake: FakeRunpod, submit: Submit, status: int) -> None:
-    fake.script("runSync", Answer(status, b"<html>it broke</html>", {"Content-Type": "text/html"}))
+def test_after_an_internal_error_of_the_platform_the_job_may_run(
+    fake: FakeRunpod, submit: Submit, status: int, streams: bool
+) -> None:
+    operation = "run" if streams else "runSync"
+    fake.script(operation, Answer(status, b"<html>it broke</html>", {"Content-Type": "text/html"}))
+    error = submit(streams=streams).exception(DEADLINE_S)
+    assert isinstance(error, SubmissionUnknown)
+    assert isinstance(error.__cause__, ApiError)
+    assert error.__cause__.status == status
+    assert "it broke" in str(error)
+    assert len(fake.seen(operation)) == 1
+
+
+@pytest.mark.parametrize("status", [400, 405, 413, 422])
+def test_a_refused_submission_surely_does_not_run(fake: FakeRunpod, submit: Submit, status: int) -> None:
+    fake.script("runSync", Answer(status, {"error": "not like this"}))
     error = submit().exception(DEADLINE_S)
     assert isinstance(error, ApiError)
     assert error.status == status
-    assert "it broke" in str(error)
-    assert len(fake.seen("runSync")) == 1
+    assert "not like this" in str(error)
 
 
-def test_an_answer_that_nobody_described_is_an_error_with_its_text(fake: FakeRunpod, submit: Submit) -> None:
-    fake.script("runSync", Answer(200, b"pong"), Answer(200, {"id": "job-x", "status": "PONDERING"}), Answer(200, [1]))
-    for words in ("pong", "PONDERING", "[1]"):
+def test_after_an_answer_that_nobody_described_the_job_may_run(fake: FakeRunpod, submit: Submit) -> None:
+    fake.script("runSync", Answer(200, b"pong"), Answer(200, {"id": "job-x"}), Answer(200, [1]))
+    for words in ("pong", "job-x", "[1]"):
         error = submit().exception(DEADLINE_S)
-        assert isinstance(error, ApiError)
+        assert isinstance(error, SubmissionUnknown)
         assert words in str(error)
-        assert error.status == 200
 
 
 def test_two_endpoints_have_windows_of_their_own(fake: FakeRunpod, submit: Submit) -> None:
