@@ -95,12 +95,14 @@ class EndpointConfig:
         flashboot: Let Runpod revive stopped workers. Default True. No effect locally.
         scaler_type: QUEUE_DELAY (default) or REQUEST_COUNT.
         scaler_value: QUEUE_DELAY: seconds a request waits before workers are added, at least 0.5.
-            REQUEST_COUNT: requests per worker, at least 1. Default 4.
+            REQUEST_COUNT: requests per worker, at least 1. Default 4. Where neither this nor `scaler_type`
+            is given the local platform adds workers after half a second: starting one costs nothing there.
         datacenter: Data centers allowed. Default empty: the platform chooses. No effect locally.
         min_cuda_version: Lowest CUDA version of the GPU machines. Default 12.8.
         max_concurrency: Calls that one worker runs at once. Default 1.
         packages: Top-level packages that define what is decorated, no parameter of `Endpoint`: what an adapter
             sends to workers needs the adapter there. Not part of the fingerprint.
+        has_default_scaling: Whether neither `scaler_type` nor `scaler_value` was given, no parameter of `Endpoint`.
     """
 
     name: str | None = None
@@ -118,6 +120,7 @@ class EndpointConfig:
     min_cuda_version: CudaVersion = CudaVersion.V12_8
     max_concurrency: int = 1
     packages: frozenset[str] = field(default=frozenset(), repr=False, compare=False)
+    has_default_scaling: bool = field(default=False, repr=False, compare=False)
 
     @classmethod
     def from_parameters(cls, name: str | None, parameters: Mapping[str, Any]) -> EndpointConfig:
@@ -151,6 +154,7 @@ class EndpointConfig:
             scaler_value=_check_scaler_value(scaler, given.get("scaler_value", 4)),
             datacenter=_check_datacenters(given.get("datacenter", ())),
             min_cuda_version=_member(CudaVersion, "min_cuda_version", given.get("min_cuda_version", CudaVersion.V12_8)),
+            has_default_scaling=not {"scaler_type", "scaler_value"} & given.keys(),
             max_concurrency=_check_int("max_concurrency", given.get("max_concurrency", 1), 1),
         )
 

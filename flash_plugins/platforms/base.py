@@ -43,6 +43,8 @@ class Connection:
         worker_command: Command line that starts our worker there.
         limits: Most requests by operation (`run`, `runSync`, `status`, `stream`, `cancel`), kept by waiting;
             None where there are none.
+        queue_delay_s: Seconds a request waits before workers are added, for endpoints whose user left that open;
+            None for the default of `EndpointConfig`.
         key_advice: What to do when the key is refused, as one clause.
     """
 
@@ -52,6 +54,7 @@ class Connection:
     worker_command: str = api.WORKER_COMMAND
     limits: Mapping[str, RateLimit] | None = None
     key_advice: str | None = None
+    queue_delay_s: float | None = None
 
 
 @runtime_checkable

@@ -116,7 +116,12 @@ class LocalPlatform:
                 if self._running is None:
                     self._running = local.launch()
             advice = "the local platform has a key of its own: was it stopped, and another one started there?"
-            return Connection(api_base=self._running.url, key=self._running.key, key_advice=advice)
+            return Connection(
+                api_base=self._running.url,
+                key=self._running.key,
+                key_advice=advice,
+                queue_delay_s=api.QUEUE_DELAY_MIN_S,
+            )
 
     def lost_reason(self) -> str | None:
         """Return how the platform's process ended, None while it lives."""

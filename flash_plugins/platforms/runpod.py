@@ -123,7 +123,8 @@ class RunpodClient:
             ConfigError: An endpoint of that name exists and cannot become this one.
             ApiError: The platform refused.
         """
-        body = endpoint_body(config, env, self.connection.worker_command)
+        connection = self.connection
+        body = endpoint_body(config, env, connection.worker_command, queue_delay_s=connection.queue_delay_s)
         listed = await self._json("GET", self._rest(api.SERVERLESS_PATH))
         found = next((e for e in listed.get("endpoints") or () if e.get("name") == body["name"]), None)
         if found is None:
@@ -282,14 +283,24 @@ async def _slices(content: bytes) -> AsyncIterator[bytes]:
 _parsed = functools.lru_cache(maxsize=256)(httpx.URL)
 
 
-def endpoint_body(config: EndpointConfig, env: Mapping[str, str], worker_command: str) -> dict[str, Any]:
-    """Return the REST v2 body that creates this endpoint. Every setting is explicit: defaults may move."""
+def endpoint_body(
+    config: EndpointConfig, env: Mapping[str, str], worker_command: str, *, queue_delay_s: float | None = None
+) -> dict[str, Any]:
+    """Return the REST v2 body that creates this endpoint. Every setting is explicit: defaults may move.
+
+    Args:
+        config: What the endpoint should be.
+        env: Environment that the package itself adds.
+        worker_command: Command line that starts a worker.
+        queue_delay_s: The platform's own delay for an endpoint whose scaling was left open.
+    """
     by_count = config.scaler_type is ServerlessScalerType.REQUEST_COUNT
     workers: dict[str, int] = {"min": config.workers[0], "max": config.workers[1]}
     if by_count:
         scaling: dict[str, Any] = {"type": "REQUEST_COUNT", "requestCount": int(config.scaler_value)}
     else:
-        scaling = {"type": "QUEUE_DELAY", "queueDelay": config.scaler_value}
+        is_open = config.has_default_scaling and queue_delay_s is not None
+        scaling = {"type": "QUEUE_DELAY", "queueDelay": queue_delay_s if is_open else config.scaler_value}
         workers["idleTimeout"] = config.idle_timeout  # refused by REST v2 with REQUEST_COUNT
     body: dict[str, Any] = {
         "name": config.name,

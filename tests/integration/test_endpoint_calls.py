@@ -362,6 +362,19 @@ def test_a_call_that_kills_its_worker_again_and_again_fails_with_the_reason() ->
     assert add(1).result(DEADLINE_S) == 2
 
 
+open_scaling = Endpoint(name="open-scaling", cpu="cpu5c-4-8", workers=(0, 2))
+
+
+@open_scaling
+def pid_after(seconds: float) -> int:
+    time.sleep(seconds)
+    return os.getpid()
+
+
+def test_workers_are_added_soon_where_scaling_was_left_open() -> None:
+    assert len(set(pid_after.map([6.0, 6.0]))) == 2  # with Runpod's default of 4 s and one worker warm it would be 1
+
+
 single = Endpoint(name="single", cpu="cpu5c-4-8", workers=(0, 1))
 
 
