@@ -472,7 +472,8 @@ class Lane:
             await self._asked(submission, time.monotonic(), lambda: client.cancel(handle, job_id))
         except FlashPluginsError as error:
             logger.warning("%r could not be cancelled on the platform: %s", submission.call, error)
-        submission.is_cancel_done = True
+        finally:
+            submission.is_cancel_done = True  # or it never will be: the end of the process must not wait for it
 
     def _settle(self, submission: Submission, outcome: Outcome) -> None:
         call = submission.call

@@ -13,6 +13,7 @@ import pytest
 from flash_plugins import Call, Connection, JobCancelled, PlatformUnavailable, RateLimit
 from flash_plugins.dispatcher import Session, lane
 from flash_plugins.dispatcher import session as session_module
+from flash_plugins.platforms.runpod import RunpodClient
 from tests.unit.dispatcher.conftest import Events, config_of
 from tests.unit.dispatcher.fake import DEADLINE_S, KEY, Answer, FakePlatform, FakeRunpod, Gate, Request
 
@@ -240,6 +241,21 @@ def test_the_end_of_the_process_says_what_it_waits_for(
     assert {job.status for job in slow.jobs.values()} == {"CANCELLED"}
     lines = capsys.readouterr().err.splitlines()
     assert lines == ["flash-plugins: 2 jobs are still to be cancelled on the platform; Ctrl-C leaves them running"]
+
+
+def test_the_end_of_the_process_does_not_wait_for_a_cancel_that_broke(
+    slow: FakeRunpod, submit: Submit, session: Session, platform: FakePlatform,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    async def broken(*args: object) -> None:
+        raise RuntimeError("broken on purpose")
+
+    platform.outlives_us = True
+    submit()
+    slow.wait_for("stream")
+    monkeypatch.setattr(RunpodClient, "cancel", broken)
+    session.close()
+    assert "broken on purpose" in caplog.text
 
 
 def test_ctrl_c_at_the_end_leaves_at_once_and_names_the_jobs(
