@@ -58,7 +58,7 @@ def detached_dir() -> Path:
 @contextmanager
 def occupy(run_dir: Path) -> Iterator[None]:
     """Mark a run directory as in use for the time of the context, or the life of the process."""
-    with open(run_dir / _LOCK, "wb") as lock:
+    with open(os.open(run_dir / _LOCK, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
