@@ -13,8 +13,16 @@ from typing import Final
 CLOUD_API_BASE: Final = "https://api.runpod.io"
 CLOUD_JOB_BASE: Final = "https://api.runpod.ai"
 
-#: REST v2 collection of serverless endpoints.
+#: Where load-balanced endpoints answer; `{id}` stands for the endpoint.
+CLOUD_BALANCED_BASE: Final = "https://{id}.api.runpod.ai"
+#: The same below the URL of the local platform. One path segment, because loopback has no subdomains.
+LOCAL_BALANCED_PATH: Final = "/lb/{id}"
+
+#: REST v2 collections: serverless endpoints, network volumes, templates, what can be rented.
 SERVERLESS_PATH: Final = "/v2/serverless"
+VOLUMES_PATH: Final = "/v2/network-volumes"
+TEMPLATES_PATH: Final = "/v2/templates"
+CATALOG_PATH: Final = "/v2/catalog"
 
 #: First path segments of REST v2 below `/v2/`; an endpoint id may be none of them: locally both share a port.
 RESERVED_ENDPOINT_IDS: Final = frozenset(
@@ -117,9 +125,37 @@ API_KEY_ENV: Final = "RUNPOD_API_KEY"
 #: Variable the local platform gives its workers: a directory they share, removed with the platform.
 CACHE_DIR_ENV: Final = "FLASH_PLUGINS_CACHE_DIR"
 
-#: Endpoint environment variable: whether the worker's handler streams (`stream`) or answers once (absent).
+#: Endpoint environment variable: what kind of worker this is. `stream`: takes jobs, its handler streams; `http`:
+#: serves the routes of a load-balanced endpoint; absent: takes jobs and answers each once.
 HANDLER_ENV: Final = "FLASH_PLUGINS_HANDLER"
 HANDLER_STREAMS: Final = "stream"
+HANDLER_HTTP: Final = "http"
+
+#: Endpoint environment variables `FLASH_PLUGINS_CODE_0`, `_1`, …: code that is deployed with the endpoint rather
+#: than sent with each job (see `code.cargo`).
+CARGO_ENV_PREFIX: Final = "FLASH_PLUGINS_CODE_"
+#: Endpoint environment variables: JSON lists of what workers install before the first call.
+DEPENDENCIES_ENV: Final = "FLASH_PLUGINS_DEPENDENCIES"
+SYSTEM_DEPENDENCIES_ENV: Final = "FLASH_PLUGINS_SYSTEM_DEPENDENCIES"
+#: Endpoint environment variable: `0` where a worker must not use faster ways to download.
+ACCELERATE_ENV: Final = "FLASH_PLUGINS_ACCELERATE_DOWNLOADS"
+
+#: Load-balanced endpoints: largest body each way in bytes, longest request, longest wait for a worker, and for one
+#: certain worker, in seconds (Runpod's load balancing documentation, 2026-08).
+BALANCED_BODY_MAX_BYTES: Final = 30_000_000
+BALANCED_REQUEST_TIMEOUT_S: Final = 330.0
+BALANCED_WORKER_WAIT_S: Final = 120.0
+BALANCED_AFFINITY_WAIT_S: Final = 300.0
+#: Header that names the worker that answered; sent back it asks for that worker: `ID`, `strict ID`, `strict-resume ID`.
+WORKER_ID_HEADER: Final = "X-Runpod-Worker-Id"
+#: What the body of an answer says when there is no worker, in whatever status it comes.
+NO_WORKERS_ERROR: Final = "no workers available"
+#: Environment of a load-balanced worker: where it serves, and where its health is asked: 200 healthy, 204 starting.
+PORT_ENV: Final = "PORT"
+PORT_HEALTH_ENV: Final = "PORT_HEALTH"
+HEALTH_CHECK_PATH_ENV: Final = "HEALTH_CHECK_PATH"
+HEALTH_CHECK_PATH_DEFAULT: Final = "/ping"
+BALANCED_PORT_DEFAULT: Final = 80
 
 #: Command line of our own worker, where the package is installed.
 WORKER_COMMAND: Final = "python -m flash_plugins.worker"
