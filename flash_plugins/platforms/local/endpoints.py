@@ -8,45 +8,37 @@ templates do not exist.
 
 from __future__ import annotations
 
-import re
 import secrets
 import shlex
-import string
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .. import api
+from .fields import (
+    CONTAINER_CHECKS,
+    CUDA_VERSION,
+    Check,
+    JsonObject,
+    Refused,
+    array,
+    number,
+    object_of,
+    one_of,
+    refuse,
+    string,
+)
 from .scaler import QueueDelay, RequestCount, Scaling
 
-__all__ = ["EndpointSpec", "InvalidEndpoint", "create_endpoint", "random_id", "update_endpoint"]
+__all__ = ["EndpointSpec", "create_endpoint", "random_id", "update_endpoint"]
 
-JsonObject = dict[str, Any]  # Any: JSON of the request, checked field by field below
-
-_ID_ALPHABET = string.ascii_lowercase + string.digits
-_CUDA_VERSION = re.compile(r"\d+\.\d+")
+_ID_ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
 #: GB of memory per vCPU by the last letter of a CPU flavor (compute, general, memory), from the catalog.
 _CPU_MEMORY_GB = {"c": 2, "g": 4, "m": 8}
 #: Changes of these make a new version: workers of the old one are replaced.
 _CONTAINER_FIELDS = frozenset({"image", "args", "disk", "env", "ports", "registry", "gpu", "cpu", "networkVolumes"})
 #: Shown in an answer when the endpoint has them.
 _OPTIONAL_FIELDS = ("image", "args", "disk", "env", "ports", "registry")
-
-
-class InvalidEndpoint(Exception):
-    """A create or update request that REST v2 refuses.
-
-    Attributes:
-        status: 400 for a rule conflict, 404 for something it names that is unknown, 422 for wrong fields.
-        detail: One sentence.
-        errors: One text per wrong field, for 422.
-    """
-
-    def __init__(self, status: int, detail: str, errors: list[str] | None = None) -> None:
-        super().__init__(detail)
-        self.status = status
-        self.detail = detail
-        self.errors = errors or []
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +134,7 @@ def create_endpoint(body: JsonObject, *, created_at: str) -> EndpointSpec:
     """Return the endpoint a create request describes.
 
     Raises:
-        InvalidEndpoint: The request is refused.
+        Refused: The request is refused.
     """
     errors = _check_fields(body)
     errors += [f"$: missing property '{name}'" for name in ("name", "type", "scaling") if name not in body]
@@ -151,7 +143,7 @@ def create_endpoint(body: JsonObject, *, created_at: str) -> EndpointSpec:
     gpu = body.get("gpu")
     if isinstance(gpu, dict) and "pools" not in gpu:
         errors.append("$.gpu: missing property 'pools'")
-    _refuse(errors)
+    refuse(errors)
     _check_templates(body)
     workers = {
         "min": api.WORKERS_MIN_DEFAULT,
@@ -171,7 +163,7 @@ def update_endpoint(spec: EndpointSpec, patch: JsonObject) -> EndpointSpec:
     """Return what an endpoint becomes by a PATCH; only the given fields change.
 
     Raises:
-        InvalidEndpoint: The request is refused.
+        Refused: The request is refused.
     """
     errors = _check_fields(patch)
     if "type" in patch:
@@ -179,12 +171,12 @@ def update_endpoint(spec: EndpointSpec, patch: JsonObject) -> EndpointSpec:
     gpu = patch.get("gpu")
     if isinstance(gpu, dict) and "excludedTypes" in gpu and "pools" not in gpu:
         errors.append("$.gpu: 'excludedTypes' needs 'pools'")
-    _refuse(errors)
+    refuse(errors)
     _check_templates(patch)
     old = spec.fields
     for family, other in (("gpu", "cpu"), ("cpu", "gpu")):
         if family in patch and (other in patch or other in old):
-            raise InvalidEndpoint(400, f"the compute family is fixed: this endpoint cannot change to {family}")
+            raise Refused(400, f"the compute family is fixed: this endpoint cannot change to {family}")
     fields = {**old, **patch}
     fields["workers"] = {**old["workers"], **patch.get("workers", {})}
     if fields["scaling"]["type"] == "REQUEST_COUNT" and "idleTimeout" not in patch.get("workers", {}):
@@ -210,14 +202,9 @@ def _cpu_memory(cpu: JsonObject) -> int:
     return int(cpu["vcpuCount"]) * _CPU_MEMORY_GB.get(str(cpu["id"])[-1], 2)
 
 
-def _refuse(errors: list[str]) -> None:
-    if errors:
-        raise InvalidEndpoint(422, "the request does not match the schema: " + "; ".join(errors), errors)
-
-
 def _check_templates(body: JsonObject) -> None:
     if "templateId" in body:
-        raise InvalidEndpoint(
+        raise Refused(
             404,
             f"template {body['templateId']!r} not found: the local platform has none; send image and args",
         )
@@ -226,25 +213,25 @@ def _check_templates(body: JsonObject) -> None:
 def _check_rules(fields: JsonObject) -> None:
     """Check what concerns more than one field."""
     if fields["type"] != "QUEUE":
-        raise InvalidEndpoint(400, "the local platform serves QUEUE endpoints only, not LOAD_BALANCER")
+        raise Refused(400, "the local platform serves QUEUE endpoints only, not LOAD_BALANCER")
     if "gpu" in fields and "cpu" in fields:
-        raise InvalidEndpoint(400, "an endpoint has either gpu or cpu, not both: leave one out")
+        raise Refused(400, "an endpoint has either gpu or cpu, not both: leave one out")
     if "gpu" not in fields and "cpu" not in fields:
-        raise InvalidEndpoint(400, 'an endpoint needs gpu or cpu, such as cpu: [{"id": "cpu3c", "vcpuCount": 2}]')
+        raise Refused(400, 'an endpoint needs gpu or cpu, such as cpu: [{"id": "cpu3c", "vcpuCount": 2}]')
     workers = fields["workers"]
     if workers["max"] < workers["min"]:
-        raise InvalidEndpoint(400, f"workers.max ({workers['max']}) is below workers.min ({workers['min']})")
+        raise Refused(400, f"workers.max ({workers['max']}) is below workers.min ({workers['min']})")
     if fields["scaling"]["type"] == "REQUEST_COUNT" and "idleTimeout" in workers:
-        raise InvalidEndpoint(400, "workers.idleTimeout does not apply to a QUEUE endpoint with REQUEST_COUNT")
+        raise Refused(400, "workers.idleTimeout does not apply to a QUEUE endpoint with REQUEST_COUNT")
     gpu = fields.get("gpu", {})
     if gpu.get("allowedCudaVersions") and gpu.get("minCudaVersion"):
-        raise InvalidEndpoint(400, "gpu.allowedCudaVersions and gpu.minCudaVersion exclude each other")
+        raise Refused(400, "gpu.allowedCudaVersions and gpu.minCudaVersion exclude each other")
     try:
         words = shlex.split(fields.get("args", ""))
     except ValueError as error:
-        raise InvalidEndpoint(400, f"args is not a command line: {error}") from error
+        raise Refused(400, f"args is not a command line: {error}") from error
     if not words:
-        raise InvalidEndpoint(
+        raise Refused(
             400,
             "args is missing: the local platform runs args as the worker's command line and takes the image as "
             'this machine\'s python, for example args: "python /path/worker.py"',
@@ -252,142 +239,58 @@ def _check_rules(fields: JsonObject) -> None:
     for name in (api.MAX_CONCURRENCY_ENV, api.INIT_TIMEOUT_ENV, api.PING_INTERVAL_ENV):
         text = fields.get("env", {}).get(name)
         if text is not None and not (text.isascii() and text.isdigit() and int(text) >= 1):
-            raise InvalidEndpoint(400, f"env.{name} must be a whole number of at least 1, not {text!r}")
-
-
-# -- one check per field: each returns what is wrong, as texts with the path --------------------------------
-
-_Check = Callable[[Any, str], list[str]]
+            raise Refused(400, f"env.{name} must be a whole number of at least 1, not {text!r}")
 
 
 def _check_fields(body: JsonObject) -> list[str]:
-    return _object(_FIELDS)(body, "$")
-
-
-def _object(fields: Mapping[str, _Check], *, required: tuple[str, ...] = ()) -> _Check:
-    def check(value: Any, path: str) -> list[str]:
-        if not isinstance(value, dict):
-            return [f"{path}: must be an object"]
-        errors = [f"{path}: additional properties '{name}' not allowed" for name in value if name not in fields]
-        errors += [f"{path}: missing property '{name}'" for name in required if name not in value]
-        for name in value:
-            if name in fields:
-                errors += fields[name](value[name], f"{path}.{name}")
-        return errors
-
-    return check
-
-
-def _string(*, at_least: int = 0, pattern: re.Pattern[str] | None = None) -> _Check:
-    def check(value: Any, path: str) -> list[str]:
-        if not isinstance(value, str):
-            return [f"{path}: must be a string"]
-        if len(value) < at_least:
-            return [f"{path}: must not be empty"]
-        if pattern is not None and value and not pattern.fullmatch(value):
-            return [f"{path}: {value!r} is not a version such as 12.8"]
-        return []
-
-    return check
-
-
-def _one_of(*values: str) -> _Check:
-    def check(value: Any, path: str) -> list[str]:
-        return [] if value in values else [f"{path}: must be one of {', '.join(values)}, not {value!r}"]
-
-    return check
-
-
-def _number(minimum: float, maximum: float = float("inf"), *, is_whole: bool = True) -> _Check:
-    def check(value: Any, path: str) -> list[str]:
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or (is_whole and isinstance(value, float) and not value.is_integer())
-        ):
-            return [f"{path}: must be {'an integer' if is_whole else 'a number'}"]
-        if not minimum <= value <= maximum:
-            limits = f"at least {minimum:g}" if maximum == float("inf") else f"{minimum:g} to {maximum:g}"
-            return [f"{path}: must be {limits}, not {value}"]
-        return []
-
-    return check
-
-
-def _array(item: _Check, *, at_least: int = 0, is_unique: bool = False) -> _Check:
-    def check(value: Any, path: str) -> list[str]:
-        if not isinstance(value, list):
-            return [f"{path}: must be an array"]
-        errors = [error for index, one in enumerate(value) for error in item(one, f"{path}[{index}]")]
-        if len(value) < at_least:
-            errors.append(f"{path}: needs at least {at_least} item")
-        if is_unique and any(one in value[:index] for index, one in enumerate(value)):
-            errors.append(f"{path}: items must be unique")
-        return errors
-
-    return check
-
-
-def _nullable(inner: _Check) -> _Check:
-    return lambda value, path: [] if value is None else inner(value, path)
-
-
-def _string_map(value: Any, path: str) -> list[str]:
-    if not isinstance(value, dict):
-        return [f"{path}: must be an object"]
-    return [f"{path}.{name}: must be a string" for name, one in value.items() if not isinstance(one, str)]
+    return object_of(_FIELDS)(body, "$")
 
 
 def _scaling(value: Any, path: str) -> list[str]:
     kind = value.get("type") if isinstance(value, dict) else None
     if kind == "QUEUE_DELAY":
-        amount, check = "queueDelay", _number(api.QUEUE_DELAY_MIN_S, is_whole=False)
+        amount, check = "queueDelay", number(api.QUEUE_DELAY_MIN_S, is_whole=False)
     elif kind == "REQUEST_COUNT":
-        amount, check = "requestCount", _number(1)
+        amount, check = "requestCount", number(1)
     else:
         return [f"{path}.type: must be one of QUEUE_DELAY, REQUEST_COUNT, not {kind!r}"]
-    return _object({"type": _string(), amount: check}, required=(amount,))(value, path)
+    return object_of({"type": string(), amount: check}, required=(amount,))(value, path)
 
 
 def _power_of_two(value: Any, path: str) -> list[str]:
-    errors = _number(2)(value, path)
+    errors = number(2)(value, path)
     return errors if errors or value & (value - 1) == 0 else [f"{path}: must be a power of two, not {value}"]
 
 
-_FIELDS: Mapping[str, _Check] = {
-    "name": _string(at_least=1),
-    "type": _one_of("QUEUE", "LOAD_BALANCER"),
+_FIELDS: Mapping[str, Check] = {
+    **CONTAINER_CHECKS,
+    "name": string(at_least=1),
+    "type": one_of("QUEUE", "LOAD_BALANCER"),
     "scaling": _scaling,
-    "image": _string(),
-    "templateId": _string(at_least=1),
-    "args": _string(),
-    "disk": _number(1),
-    "env": _string_map,
-    "ports": _array(_string()),
-    "registry": _nullable(_string()),
-    "gpu": _object(
+    "templateId": string(at_least=1),
+    "gpu": object_of(
         {
-            "pools": _array(_string(), at_least=1),
-            "excludedTypes": _array(_string(at_least=1), is_unique=True),
-            "count": _number(1),
-            "allowedCudaVersions": _array(_string(at_least=1, pattern=_CUDA_VERSION)),
-            "minCudaVersion": _string(pattern=_CUDA_VERSION),
+            "pools": array(string(), at_least=1),
+            "excludedTypes": array(string(at_least=1), is_unique=True),
+            "count": number(1),
+            "allowedCudaVersions": array(string(at_least=1, pattern=CUDA_VERSION)),
+            "minCudaVersion": string(pattern=CUDA_VERSION),
         }
     ),
-    "cpu": _array(
-        _object({"id": _string(at_least=1), "vcpuCount": _power_of_two}, required=("id", "vcpuCount")),
+    "cpu": array(
+        object_of({"id": string(at_least=1), "vcpuCount": _power_of_two}, required=("id", "vcpuCount")),
         at_least=1,
         is_unique=True,
     ),
-    "workers": _object(
+    "workers": object_of(
         {
-            "min": _number(0),
-            "max": _number(0),
-            "idleTimeout": _number(api.IDLE_TIMEOUT_MIN_S, api.IDLE_TIMEOUT_MAX_S),
+            "min": number(0),
+            "max": number(0),
+            "idleTimeout": number(api.IDLE_TIMEOUT_MIN_S, api.IDLE_TIMEOUT_MAX_S),
         }
     ),
-    "dataCenterIds": _array(_string()),
-    "networkVolumes": _array(_string()),
-    "timeout": _number(1),
-    "flashboot": _one_of("OFF", "FLASHBOOT", "PRIORITY_FLASHBOOT"),
+    "dataCenterIds": array(string()),
+    "networkVolumes": array(string()),
+    "timeout": number(1),
+    "flashboot": one_of("OFF", "FLASHBOOT", "PRIORITY_FLASHBOOT"),
 }

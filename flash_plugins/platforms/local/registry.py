@@ -7,7 +7,8 @@ import datetime
 from collections.abc import Callable, Iterator
 
 from .clock import Clock
-from .endpoints import EndpointSpec, JsonObject, create_endpoint, update_endpoint
+from .endpoints import EndpointSpec, create_endpoint, update_endpoint
+from .fields import JsonObject
 from .fleet import Fleet
 from .jobs import Job
 from .processes import Processes
@@ -44,7 +45,7 @@ class Registry:
         """Create an endpoint from a REST v2 request.
 
         Raises:
-            InvalidEndpoint: The request is refused.
+            Refused: The request is refused.
         """
         spec = create_endpoint(body, created_at=timestamp(self._clock.wall()))
         fleet = Fleet(
@@ -61,7 +62,7 @@ class Registry:
         """Change an endpoint by a REST v2 PATCH.
 
         Raises:
-            InvalidEndpoint: The request is refused.
+            Refused: The request is refused.
         """
         fleet.update(update_endpoint(fleet.spec, patch))
 

@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from .. import api
 from .clock import Clock
-from .endpoints import InvalidEndpoint
+from .fields import Refused
 from .fleet import Fleet
 from .logs import LOG_TAIL_DEFAULT, LOG_TAIL_MAX, follow_log
 from .registry import Registry, timestamp
@@ -76,10 +76,10 @@ class _RestApi:
         fleet = self._find(request)
         worker_id = request.path_params["worker"]
         if worker_id not in fleet.workers:
-            raise InvalidEndpoint(404, f"worker {worker_id!r} not found")
+            raise Refused(404, f"worker {worker_id!r} not found")
         tail = request.query_params.get("tail", str(LOG_TAIL_DEFAULT))
         if not tail.isdigit() or int(tail) > LOG_TAIL_MAX:
-            raise InvalidEndpoint(400, f"tail must be 0 to {LOG_TAIL_MAX}, not {tail!r}")
+            raise Refused(400, f"tail must be 0 to {LOG_TAIL_MAX}, not {tail!r}")
         position = request.headers.get("last-event-id", "").rpartition("/")[2]
         # The local platform itself writes nothing into a worker's log.
         is_wanted = request.query_params.get("source", "container") == "container"
@@ -112,18 +112,18 @@ class _RestApi:
         endpoint_id = request.path_params["id"]
         fleet = self._registry.get(endpoint_id)
         if fleet is None:
-            raise InvalidEndpoint(404, f"endpoint {endpoint_id!r} not found")
+            raise Refused(404, f"endpoint {endpoint_id!r} not found")
         return fleet
 
 
 async def _body(request: Request) -> dict[str, object]:
     body = await request.body()
     if len(body) > _BODY_MAX_BYTES:
-        raise InvalidEndpoint(413, f"the body has {len(body):,} bytes and the limit is {_BODY_MAX_BYTES:,}")
+        raise Refused(413, f"the body has {len(body):,} bytes and the limit is {_BODY_MAX_BYTES:,}")
     try:
         return parse_object(body)
     except MalformedJson as error:
-        raise InvalidEndpoint(400, str(error)) from error
+        raise Refused(400, str(error)) from error
 
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -139,7 +139,7 @@ def _route(path: str, handlers: Mapping[str, Handler]) -> BaseRoute:
             return problem(405, f"{request.method} is not allowed here, only {allowed}", headers={"Allow": allowed})
         try:
             return await handler(request)
-        except InvalidEndpoint as error:
+        except Refused as error:
             return problem(error.status, error.detail, errors=error.errors)
 
     return Route(path, answer, methods=["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"])

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from flash_plugins.platforms import api
-from flash_plugins.platforms.local.endpoints import InvalidEndpoint, create_endpoint, random_id, update_endpoint
+from flash_plugins.platforms.local.endpoints import create_endpoint, random_id, update_endpoint
+from flash_plugins.platforms.local.fields import Refused
 from tests.unit.local.local_fakes import endpoint
 
 BODY: dict[str, Any] = {
@@ -21,8 +22,8 @@ GPU: dict[str, Any] = {name: value for name, value in BODY.items() if name != "c
 REQUEST_COUNT = {"type": "REQUEST_COUNT", "requestCount": 2}
 
 
-def refusal(body: dict[str, Any]) -> InvalidEndpoint:
-    with pytest.raises(InvalidEndpoint) as caught:
+def refusal(body: dict[str, Any]) -> Refused:
+    with pytest.raises(Refused) as caught:
         create_endpoint(body, created_at="2027-01-01T00:00:00Z")
     return caught.value
 
@@ -140,14 +141,14 @@ def test_patch_of_the_gpu_replaces_the_selection_and_clears_constraints() -> Non
     spec = create_endpoint({**GPU, "gpu": body}, created_at="")
     patched = update_endpoint(spec, {"gpu": {"pools": ["AMPERE_16"], "minCudaVersion": ""}})
     assert patched.fields["gpu"] == {"pools": ["AMPERE_16"], "minCudaVersion": None}
-    with pytest.raises(InvalidEndpoint, match="needs 'pools'"):
+    with pytest.raises(Refused, match="needs 'pools'"):
         update_endpoint(spec, {"gpu": {"excludedTypes": ["NVIDIA L4"]}})
 
 
 def test_patch_cannot_change_the_compute_family_or_the_type() -> None:
-    with pytest.raises(InvalidEndpoint, match="compute family is fixed"):
+    with pytest.raises(Refused, match="compute family is fixed"):
         update_endpoint(endpoint(), {"gpu": {"pools": ["ADA_24"]}})
-    with pytest.raises(InvalidEndpoint, match="'type' not allowed"):
+    with pytest.raises(Refused, match="'type' not allowed"):
         update_endpoint(endpoint(), {"type": "QUEUE"})
 
 
