@@ -41,12 +41,14 @@ if TYPE_CHECKING:
         WorkerLost,
     )
     from .hardware import (
+        CPU_DATACENTERS,
         CpuInstanceType,
         CudaVersion,
         DataCenter,
         GpuGroup,
         GpuType,
         ServerlessScalerType,
+        ServerlessType,
     )
     from .hooks import CallEvent, CallStage, hookimpl
     from .job import JobResult, JobStatus
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
     from .platforms.base import Connection, Platform, RateLimit
     from .process import close, configure, platform, register, unregister
     from .remote import RemoteClass, RemoteFunction, RemoteGenerator, RemoteInstance, RemoteMethod
+    from .resources import NetworkVolume, PodTemplate
 
 __version__ = "0.1.0"
 
@@ -90,23 +93,27 @@ _HOMES = {
         "WorkerLost",
     ),
     "hardware": (
+        "CPU_DATACENTERS",
         "CpuInstanceType",
         "CudaVersion",
         "DataCenter",
         "GpuGroup",
         "GpuType",
         "ServerlessScalerType",
+        "ServerlessType",
     ),
     "hooks": ("CallEvent", "CallStage", "hookimpl"),
     "job": ("JobResult", "JobStatus"),
     "mapping": ("MapIterator",),
     "platforms.base": ("Connection", "Platform", "RateLimit"),
     "process": ("close", "configure", "platform", "register", "unregister"),
+    "resources": ("NetworkVolume", "PodTemplate"),
     "remote": ("RemoteClass", "RemoteFunction", "RemoteGenerator", "RemoteInstance", "RemoteMethod"),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "CPU_DATACENTERS",
     "ApiError",
     "AuthenticationError",
     "Call",
@@ -133,12 +140,14 @@ __all__ = [
     "JobTimeout",
     "MapIterator",
     "MissingDependencyError",
+    "NetworkVolume",
     "NotFoundError",
     "PayloadError",
     "PayloadTooLarge",
     "Platform",
     "PlatformError",
     "PlatformUnavailable",
+    "PodTemplate",
     "RateLimit",
     "RemoteClass",
     "RemoteError",
@@ -148,6 +157,7 @@ __all__ = [
     "RemoteMethod",
     "ResultLost",
     "ServerlessScalerType",
+    "ServerlessType",
     "StreamCall",
     "StreamConsumed",
     "SubmissionUnknown",

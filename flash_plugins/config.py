@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an endpoint is asked to be, checked once: `EndpointConfig`, and what this process is set to: `Settings`.
+"""What an endpoint is asked to be, checked once: `EndpointConfig`. It sends nothing and reads no environment.
 
-Only this module and the command line read the environment; everything else gets values as arguments.
-Plain frozen dataclasses: importing pydantic alone costs more than the whole import budget of the package.
+A plain frozen dataclass: importing pydantic alone costs more than the whole import budget of the package.
 """
 
 from __future__ import annotations
@@ -10,14 +9,11 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import os
 import re
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import Enum
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 
 from .errors import ConfigError, UnknownParameterError
 from .hardware import (
@@ -31,30 +27,19 @@ from .hardware import (
     parse_gpus,
 )
 from .platforms import api
+from .resources import NetworkVolume, PodTemplate, parse_volumes
 
 if TYPE_CHECKING:
     GpuRequest = GpuType | GpuGroup | str | Sequence[GpuType | GpuGroup | str]
     CpuRequest = CpuInstanceType | str | Sequence[CpuInstanceType | str]
 
-__all__ = ["EndpointConfig", "EndpointParameters", "Settings", "is_ci", "worker_endpoint"]
+__all__ = ["EndpointConfig", "EndpointParameters"]
 
 _Member = TypeVar("_Member", bound=Enum)
 
-#: Parameters of `runpod_flash.Endpoint` that this version does not have yet. Named so that the error can say so.
-_NOT_YET = frozenset(
-    {
-        "accelerate_downloads",
-        "dependencies",
-        "id",
-        "image",
-        "python_version",
-        "system_dependencies",
-        "template",
-        "volume",
-    }
-)
-
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\- ]{0,127}")
+
+_PYTHON = re.compile(r"3\.1[1-9]")
 
 #: Worker idle time allowed by REST v2, seconds.
 _IDLE_TIMEOUT_RANGE_S = (1, 3600)
@@ -63,18 +48,26 @@ _IDLE_TIMEOUT_RANGE_S = (1, 3600)
 class EndpointParameters(TypedDict, total=False):
     """Keyword parameters of `Endpoint`; see `EndpointConfig` for meaning, units and defaults."""
 
+    id: str | None
     gpu: GpuRequest | None
     cpu: CpuRequest | None
     workers: int | Sequence[int] | None
     idle_timeout: int
+    dependencies: Sequence[str] | str | None
+    system_dependencies: Sequence[str] | None
+    accelerate_downloads: bool
+    volume: NetworkVolume | Sequence[NetworkVolume] | None
+    datacenter: DataCenter | str | Sequence[DataCenter | str] | None
     env: Mapping[str, str] | None
     gpu_count: int
     execution_timeout_ms: int
     flashboot: bool
+    image: str | None
     scaler_type: ServerlessScalerType | str | None
     scaler_value: float
-    datacenter: DataCenter | str | Sequence[DataCenter | str] | None
+    template: PodTemplate | None
     min_cuda_version: CudaVersion | str
+    python_version: str | None
     max_concurrency: int
 
 
@@ -84,43 +77,67 @@ class EndpointConfig:
 
     Attributes:
         name: Name of the endpoint, one endpoint per name. None until a function is decorated.
+        id: Id of an endpoint that exists: the object is its client, and every other parameter but `name` is left to
+            it. Excludes `image`. Default None.
         gpu: GPU types or groups in order of preference. Empty with `cpu`. Default any GPU.
         cpu: CPU instance types in order of preference. Excludes `gpu`.
         workers: (min, max) workers. Default (0, 1). An integer n means (0, n).
         idle_timeout: Seconds a worker waits for work before it is stopped. Default 60, 1 to 3600.
+        dependencies: What workers install with pip before the first call: requirements as pip writes them (pins,
+            extras, markers), or `"auto"`: what the decorated code imports, in the versions installed here.
+            Default none.
+        system_dependencies: Debian packages that workers install before the first call. Default none. Skipped
+            locally.
+        accelerate_downloads: Let workers use faster ways to download packages and models. Default True.
+        volume: Network volumes, one per data center; found by name or created. Default none.
         env: Environment of the workers. Not part of the fingerprint: changing it recreates nothing.
         gpu_count: GPUs per worker. Default 1.
         execution_timeout_ms: Longest run of one call, milliseconds. Default 0: no limit of ours (the
             platform is told 24 hours, since its own default of 10 minutes would end long calls).
         flashboot: Let Runpod revive stopped workers. Default True. No effect locally.
+        image: Container image that serves the endpoint instead of decorated code: the object is its client.
+            Default None.
         scaler_type: QUEUE_DELAY (default) or REQUEST_COUNT.
         scaler_value: QUEUE_DELAY: seconds a request waits before workers are added, at least 0.5.
             REQUEST_COUNT: requests per worker, at least 1. Default 4. Where neither this nor `scaler_type`
             is given the local platform adds workers after half a second: starting one costs nothing there.
-        datacenter: Data centers allowed. Default empty: the platform chooses. No effect locally.
+        datacenter: Data centers allowed. Default empty: all of them, or those of the volumes. No effect locally.
+        template: Settings of the container that have no parameter of their own. Default none.
         min_cuda_version: Lowest CUDA version of the GPU machines. Default 12.8.
+        python_version: Python of the workers, such as `"3.12"`. Default None: the caller's. Decorated code travels
+            between equal versions only.
         max_concurrency: Calls that one worker runs at once. Default 1.
         packages: Top-level packages that define what is decorated, no parameter of `Endpoint`: what an adapter
             sends to workers needs the adapter there. Not part of the fingerprint.
         has_default_scaling: Whether neither `scaler_type` nor `scaler_value` was given, no parameter of `Endpoint`.
+        has_default_scaler_type: Whether `scaler_type` was not given, no parameter of `Endpoint`.
     """
 
     name: str | None = None
+    id: str | None = None
     gpu: tuple[GpuType | GpuGroup, ...] = ()
     cpu: tuple[CpuInstanceType, ...] = ()
     workers: tuple[int, int] = (0, 1)
     idle_timeout: int = 60
+    dependencies: tuple[str, ...] | Literal["auto"] = ()
+    system_dependencies: tuple[str, ...] = ()
+    accelerate_downloads: bool = True
+    volume: tuple[NetworkVolume, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict, repr=False)  # may hold secrets
     gpu_count: int = 1
     execution_timeout_ms: int = 0
     flashboot: bool = True
+    image: str | None = None
     scaler_type: ServerlessScalerType = ServerlessScalerType.QUEUE_DELAY
     scaler_value: float = 4
     datacenter: tuple[DataCenter, ...] = ()
+    template: PodTemplate | None = None
     min_cuda_version: CudaVersion = CudaVersion.V12_8
+    python_version: str | None = None
     max_concurrency: int = 1
     packages: frozenset[str] = field(default=frozenset(), repr=False, compare=False)
     has_default_scaling: bool = field(default=False, repr=False, compare=False)
+    has_default_scaler_type: bool = field(default=True, repr=False, compare=False)
 
     @classmethod
     def from_parameters(cls, name: str | None, parameters: Mapping[str, Any]) -> EndpointConfig:
@@ -137,30 +154,56 @@ class EndpointConfig:
                 f"Endpoint(gpu={given['gpu']!r}, cpu={given['cpu']!r}): a worker has either GPUs or a CPU type; "
                 "give one of the two"
             )
+        _check_client(name, given)
         cpu = parse_cpus(given["cpu"]) if "cpu" in given else ()
-        gpu = () if cpu else parse_gpus(given.get("gpu", GpuGroup.ANY))
+        is_gpu_default = "gpu" not in given and not cpu
+        gpu = () if cpu or (is_gpu_default and "id" in given) else parse_gpus(given.get("gpu", GpuGroup.ANY))
         scaler = _member(ServerlessScalerType, "scaler_type", given.get("scaler_type", "QUEUE_DELAY"))
+        volumes = parse_volumes(given["volume"]) if "volume" in given else ()
         return cls(
             name=_check_name(name),
+            id=_check_text("id", given.get("id")),
             gpu=gpu,
             cpu=cpu,
             workers=_check_workers(given.get("workers")),
             idle_timeout=_check_int("idle_timeout", given.get("idle_timeout", 60), *_IDLE_TIMEOUT_RANGE_S, unit="s"),
+            dependencies=_check_dependencies(given.get("dependencies", ())),
+            system_dependencies=_check_texts("system_dependencies", given.get("system_dependencies", ())),
+            accelerate_downloads=_check_flag("accelerate_downloads", given.get("accelerate_downloads", True)),
+            volume=volumes,
             env=_check_env(given.get("env", {})),
             gpu_count=_check_int("gpu_count", given.get("gpu_count", 1), 1),
             execution_timeout_ms=_check_execution_timeout(given.get("execution_timeout_ms", 0)),
-            flashboot=_check_flashboot(given.get("flashboot", True)),
+            flashboot=_check_flag("flashboot", given.get("flashboot", True)),
+            image=_check_text("image", given.get("image")),
             scaler_type=scaler,
             scaler_value=_check_scaler_value(scaler, given.get("scaler_value", 4)),
-            datacenter=_check_datacenters(given.get("datacenter", ())),
+            datacenter=_check_datacenters(given.get("datacenter", ()), volumes),
+            template=_check_template(given.get("template")),
             min_cuda_version=_member(CudaVersion, "min_cuda_version", given.get("min_cuda_version", CudaVersion.V12_8)),
+            python_version=_check_python(given.get("python_version")),
             has_default_scaling=not {"scaler_type", "scaler_value"} & given.keys(),
+            has_default_scaler_type="scaler_type" not in given,
             max_concurrency=_check_int("max_concurrency", given.get("max_concurrency", 1), 1),
         )
 
     def with_name(self, name: str) -> EndpointConfig:
         """Return the same config under `name`."""
         return replace(self, name=_check_name(name))
+
+    def for_routes(self) -> EndpointConfig:
+        """Return the same config for a load-balanced endpoint, which scales by requests in flight.
+
+        Raises:
+            ConfigError: Another way of scaling was asked for.
+        """
+        if not self.has_default_scaler_type and self.scaler_type is not ServerlessScalerType.REQUEST_COUNT:
+            raise ConfigError(
+                f"endpoint {self.name!r} has routes and scaler_type={self.scaler_type.value!r}: load-balanced "
+                "endpoints scale by REQUEST_COUNT only; leave scaler_type out"
+            )
+        kind = ServerlessScalerType.REQUEST_COUNT
+        return replace(self, scaler_type=kind, scaler_value=_check_scaler_value(kind, self.scaler_value))
 
     def with_packages(self, packages: Iterable[str]) -> EndpointConfig:
         """Return the same config with more `packages`."""
@@ -203,11 +246,6 @@ def _check_known(parameters: Mapping[str, Any]) -> None:
     for key in parameters:
         if key in known:
             continue
-        if key in _NOT_YET:
-            raise UnknownParameterError(
-                f"Endpoint parameter {key!r} is not supported by this version of flash-plugins yet; "
-                f"leave it out. Supported: {', '.join(known)}"
-            )
         close = difflib.get_close_matches(key, known, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"known are: {', '.join(known)}"
         raise UnknownParameterError(f"Endpoint has no parameter {key!r}; {hint}")
@@ -267,9 +305,51 @@ def _check_execution_timeout(value: object) -> int:
     )
 
 
-def _check_flashboot(value: object) -> bool:
+def _check_flag(parameter: str, value: object) -> bool:
     if not isinstance(value, bool):
-        raise ConfigError(f"Endpoint(flashboot={value!r}): give True or False")
+        raise ConfigError(f"Endpoint({parameter}={value!r}): give True or False")
+    return value
+
+
+def _check_client(name: object, given: Mapping[str, Any]) -> None:
+    if "id" in given and "image" in given:
+        raise ConfigError(
+            f"Endpoint(id={given['id']!r}, image={given['image']!r}): an id stands for an endpoint that exists, an "
+            "image for one to be created; give one of the two"
+        )
+    if "image" in given and name is None:
+        raise ConfigError(f"Endpoint(image={given['image']!r}): give name=…, under which the endpoint is created")
+
+
+def _check_text(parameter: str, value: object) -> str | None:
+    if value is not None and (not isinstance(value, str) or not value.strip() or any(map(str.isspace, value))):
+        raise ConfigError(f"Endpoint({parameter}={value!r}): give a text without spaces")
+    return value
+
+
+def _check_texts(parameter: str, value: object) -> tuple[str, ...]:
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise ConfigError(f"Endpoint({parameter}={value!r}): give a list of texts, such as [{str(value)!r}]")
+    entries = tuple(value)
+    for entry in entries:
+        if not isinstance(entry, str) or not entry.strip():
+            raise ConfigError(f"Endpoint({parameter}=…): entry {entry!r} must be a text that is not blank")
+    return tuple(dict.fromkeys(entry.strip() for entry in entries))
+
+
+def _check_dependencies(value: object) -> tuple[str, ...] | Literal["auto"]:
+    return "auto" if value == "auto" else _check_texts("dependencies", value)
+
+
+def _check_template(value: object) -> PodTemplate | None:
+    if value is not None and not isinstance(value, PodTemplate):
+        raise ConfigError(f"Endpoint(template={value!r}) is a {type(value).__name__}: give a PodTemplate")
+    return value
+
+
+def _check_python(value: object) -> str | None:
+    if value is not None and (not isinstance(value, str) or not _PYTHON.fullmatch(value)):
+        raise ConfigError(f"Endpoint(python_version={value!r}): give a version such as '3.12', 3.11 or newer")
     return value
 
 
@@ -281,12 +361,20 @@ def _check_scaler_value(scaler: ServerlessScalerType, value: object) -> float:
     return value
 
 
-def _check_datacenters(value: object) -> tuple[DataCenter, ...]:
+def _check_datacenters(value: object, volumes: Sequence[NetworkVolume]) -> tuple[DataCenter, ...]:
     if isinstance(value, str):  # members are strings too
-        return (DataCenter.from_string(value),)
-    if not isinstance(value, Iterable):
+        centers: tuple[DataCenter, ...] = (DataCenter.from_string(value),)
+    elif isinstance(value, Iterable):
+        centers = tuple(dict.fromkeys(DataCenter.from_string(entry) for entry in value))
+    else:
         raise ConfigError(f"Endpoint(datacenter={value!r}): give a DataCenter, its name, or a list of them")
-    return tuple(DataCenter.from_string(entry) for entry in value)
+    for volume in volumes:
+        if centers and volume.place is not None and volume.place not in centers:
+            raise ConfigError(
+                f"Endpoint(datacenter={[center.value for center in centers]}): volume {volume.name or volume.id!r} "
+                f"is in {volume.place.value}, where no worker may run; add that data center, or move the volume"
+            )
+    return centers
 
 
 def _member(kind: type[_Member], parameter: str, value: object) -> _Member:
@@ -295,88 +383,3 @@ def _member(kind: type[_Member], parameter: str, value: object) -> _Member:
     except ValueError:
         allowed = ", ".join(str(member.value) for member in kind)
         raise ConfigError(f"Endpoint({parameter}={value!r}): give one of {allowed}") from None
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What this process is set to.
-
-    Attributes:
-        platform: `local` or `runpod`, None to choose by whether a key is configured.
-        platform_source: Where `platform` was set, None if it was not.
-        api_key: Runpod API key, None if there is none.
-        key_source: Where the key was found.
-        api_base: Base URL of REST v2, without `/v2`.
-        job_base: Base URL of the job API, without `/v2`.
-        progress: `auto`, `on` or `off`.
-        package_spec: What workers that are not of this machine install with pip, None for the versions here.
-    """
-
-    platform: str | None = None
-    platform_source: str | None = None
-    api_key: str | None = field(default=None, repr=False)
-    key_source: str | None = None
-    api_base: str = api.CLOUD_API_BASE
-    job_base: str = api.CLOUD_JOB_BASE
-    progress: str = "auto"
-    package_spec: str | None = None
-
-    @classmethod
-    def load(cls, *, platform: str | None = None, progress: str | None = None) -> Settings:
-        """Return the settings in force.
-
-        `FLASH_PLATFORM` wins over the `platform` argument, so that a script can be moved without an edit.
-        `RUNPOD_API_KEY` wins over `~/.runpod/config.toml`; `RUNPOD_API_BASE_URL` and
-        `RUNPOD_ENDPOINT_BASE_URL` mean what they mean to Runpod's own clients (the second ends in `/v2`).
-        `FLASH_PLUGINS_SPEC` is what workers in the cloud install.
-
-        Raises:
-            ConfigError: A value cannot be used.
-        """
-        environ = os.environ
-        key, key_source = _find_key(environ)
-        chosen, source = (environ.get("FLASH_PLATFORM") or None), "FLASH_PLATFORM"
-        if chosen is None:
-            chosen, source = platform, "flash_plugins.configure"
-        return cls(
-            platform=chosen,
-            platform_source=source if chosen else None,
-            api_key=key,
-            key_source=key_source,
-            api_base=(environ.get("RUNPOD_API_BASE_URL") or api.CLOUD_API_BASE).rstrip("/"),
-            job_base=(environ.get("RUNPOD_ENDPOINT_BASE_URL") or api.CLOUD_JOB_BASE).rstrip("/").removesuffix("/v2"),
-            package_spec=environ.get(api.PACKAGE_SPEC_ENV, "").strip() or None,
-            progress=_check_progress(environ.get("FLASH_PROGRESS") or progress or "auto"),
-        )
-
-
-def is_ci() -> bool:
-    """Return whether this process runs in continuous integration (the variable `CI` is set)."""
-    return bool(os.environ.get("CI"))
-
-
-def worker_endpoint() -> str | None:
-    """Return the name of the endpoint whose worker this process is, None outside workers."""
-    return os.environ.get(api.ENDPOINT_NAME_ENV)
-
-
-def _check_progress(value: str) -> str:
-    if value not in ("auto", "on", "off"):
-        raise ConfigError(f"FLASH_PROGRESS (or configure(progress=…)) is {value!r}: give auto, on or off")
-    return value
-
-
-def _find_key(environ: Mapping[str, str]) -> tuple[str | None, str | None]:
-    if key := environ.get("RUNPOD_API_KEY", "").strip():
-        return key, "RUNPOD_API_KEY"
-    home = environ.get("HOME")
-    if not home:
-        return None, None
-    path = Path(home) / ".runpod" / "config.toml"
-    try:
-        found = tomllib.loads(path.read_text()).get("default", {}).get("api_key")
-    except (FileNotFoundError, NotADirectoryError, PermissionError):
-        return None, None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, AttributeError, IsADirectoryError) as error:
-        raise ConfigError(f"{path} is not a Runpod configuration file ({error}); repair or remove it") from error
-    return (found, str(path)) if isinstance(found, str) and found else (None, None)

@@ -8,8 +8,8 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
-from .config import Settings, is_ci
 from .errors import ConfigError
+from .settings import Settings, is_ci
 
 if TYPE_CHECKING:
     from .builtin.progress import Progress

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
 
 from . import code
-from .config import worker_endpoint
 from .dispatcher import Call, StreamCall
 from .errors import ConfigError, UnpicklableError
 from .mapping import MapIterator, Order
 from .payload import CallEnvelope, check_parts, digest_of
 from .platforms import api
+from .settings import worker_endpoint
 
 if TYPE_CHECKING:
     from .endpoint import Endpoint

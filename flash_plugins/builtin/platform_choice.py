@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from ..config import Settings
 from ..hooks import hookimpl
 from ..platforms.base import Platform
 from ..platforms.choice import choose
+from ..settings import Settings
 
 __all__ = ["flash_choose_platform"]
 

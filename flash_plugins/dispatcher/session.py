@@ -14,12 +14,13 @@ from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..config import EndpointConfig, Settings
+from ..config import EndpointConfig
 from ..errors import ConfigError, FlashPluginsError, PlatformUnavailable
 from ..hooks import HookManager
 from ..payload import CallEnvelope
 from ..platforms import api
 from ..platforms.packages import worker_packages
+from ..settings import Settings
 from .call import Call
 from .claims import Claims
 from .lane import Lane, Submission

@@ -19,8 +19,8 @@ from . import spec
 from .spec import PROJECT, CallEvent
 
 if TYPE_CHECKING:
-    from ..config import Settings
     from ..platforms.base import Platform
+    from ..settings import Settings
 
 __all__ = ["HookManager"]
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
-    from ..config import Settings
     from ..platforms.base import Platform
+    from ..settings import Settings
 
 __all__ = ["PROJECT", "CallEvent", "CallStage", "hookimpl", "hookspec"]
 

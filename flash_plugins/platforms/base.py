@@ -40,6 +40,7 @@ class Connection:
         key: The API key; never in `repr`.
         job_base: Base URL, without `/v2`, that replaces scheme and host of the endpoints' own request URLs;
             None to use those as they are.
+        balanced_base: Base URL of a load-balanced endpoint, with `{id}` for its id; for endpoints known by id alone.
         worker_command: Command line that starts our worker there.
         limits: Most requests by operation (`run`, `runSync`, `status`, `stream`, `cancel`), kept by waiting;
             None where there are none.
@@ -51,6 +52,7 @@ class Connection:
     api_base: str
     key: str = field(repr=False)
     job_base: str | None = None
+    balanced_base: str = api.CLOUD_BALANCED_BASE
     worker_command: str = api.WORKER_COMMAND
     limits: Mapping[str, RateLimit] | None = None
     key_advice: str | None = None

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from threading import Lock
 
-from ..config import Settings
 from ..errors import AuthenticationError, ConfigError
+from ..settings import Settings
 from . import api
 from .base import Connection, Platform, RateLimit
 from .local import launch as local
@@ -119,6 +119,7 @@ class LocalPlatform:
             return Connection(
                 api_base=self._running.url,
                 key=self._running.key,
+                balanced_base=self._running.url + api.LOCAL_BALANCED_PATH,
                 key_advice=advice,
                 queue_delay_s=api.QUEUE_DELAY_MIN_S,
             )

@@ -22,7 +22,7 @@ from flash_plugins import CpuInstanceType, CudaVersion, DataCenter, EndpointConf
 from flash_plugins.config import EndpointParameters
 from flash_plugins.dispatcher.session import _worker_env
 from flash_plugins.platforms import api
-from flash_plugins.platforms.runpod import _changes, endpoint_body
+from flash_plugins.platforms.provision import changes, endpoint_body
 from tests.support import ROOT
 
 
@@ -78,7 +78,10 @@ def configs(draw: st.DrawFn, *, family: str | None = None) -> EndpointConfig:
         "min_cuda_version": draw(st.sampled_from(CudaVersion)),
         "max_concurrency": draw(st.integers(1, 100)),
     }
-    assert set(parameters) | {"gpu", "cpu"} == set(EndpointParameters.__annotations__)  # a new one needs a line here
+    # A new one needs a line here.
+    others = {"gpu", "cpu", "id", "image", "dependencies", "system_dependencies", "accelerate_downloads", "volume"}
+    others |= {"template", "python_version"}
+    assert set(parameters) | others == set(EndpointParameters.__annotations__)
     return EndpointConfig.from_parameters(draw(names), parameters)
 
 
@@ -141,7 +144,7 @@ def test_an_endpoint_that_is_listed_as_it_was_made_is_not_patched(config: Endpoi
     body = body_of(config)
     listed = as_listed(body)
     assert problems("Endpoint", listed) == []
-    assert _changes(listed, body) == {}
+    assert changes(listed, body) == {}
 
 
 @st.composite
@@ -157,11 +160,11 @@ def test_every_change_is_a_valid_patch_after_which_nothing_is_left_to_change(
 ) -> None:
     old, new = pair
     listed, wanted = as_listed(body_of(old)), body_of(new)
-    changes = _changes(listed, wanted)
-    assert problems("UpdateEndpointRequest", changes) == []
-    assert all(changes[field] == wanted[field] for field in changes)
-    assert not {"name", "type"} & set(changes)
-    assert _changes(as_listed({**body_of(old), **changes}), wanted) == {}
+    patch = changes(listed, wanted)
+    assert problems("UpdateEndpointRequest", patch) == []
+    assert all(patch[field] == wanted[field] for field in patch)
+    assert not {"name", "type"} & set(patch)
+    assert changes(as_listed({**body_of(old), **patch}), wanted) == {}
 
 
 def test_a_wrong_body_is_noticed() -> None:

@@ -20,7 +20,7 @@ MAX_LINES = 600
 
 #: Where the environment may be read. The last ones are the exceptions, each with its reason.
 ENVIRONMENT_READERS = (
-    "flash_plugins/config.py",
+    "flash_plugins/settings.py",
     "flash_plugins/cli/",
     "flash_plugins/worker/",  # the platform speaks to a worker through its environment
     "flash_plugins/platforms/local/",  # it hands its environment on to the workers

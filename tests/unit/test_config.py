@@ -178,14 +178,8 @@ def test_an_unknown_parameter_is_an_error_with_a_suggestion(parameter: str, sugg
 
 
 def test_an_unknown_parameter_like_no_other_lists_all() -> None:
-    with pytest.raises(TypeError, match=r"known are: gpu, cpu, workers.*max_concurrency"):
+    with pytest.raises(TypeError, match=r"known are: id, gpu, cpu, workers.*max_concurrency"):
         Endpoint(zzz=1)  # type: ignore[call-arg]
-
-
-@pytest.mark.parametrize("parameter", ["id", "image", "dependencies", "volume", "template"])
-def test_a_parameter_of_later_versions_says_so(parameter: str) -> None:
-    with pytest.raises(UnknownParameterError, match=f"{parameter!r} is not supported by this version"):
-        Endpoint(**{parameter: "x"})  # type: ignore[arg-type]
 
 
 def test_values_of_env_are_shown_nowhere() -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from flash_plugins import CallEvent, CallStage, Connection, HookError, hookimpl
-from flash_plugins.config import Settings
 from flash_plugins.hooks import HookManager
+from flash_plugins.settings import Settings
 
 
 class Nowhere:

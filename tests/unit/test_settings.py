@@ -14,9 +14,9 @@ import pytest
 
 import flash_plugins
 from flash_plugins import AuthenticationError, ConfigError, Endpoint, process
-from flash_plugins.config import Settings, is_ci, worker_endpoint
 from flash_plugins.platforms import api
 from flash_plugins.platforms.choice import CloudPlatform, LocalPlatform, choose
+from flash_plugins.settings import Settings, is_ci, worker_endpoint
 
 KEY = "rpa_S3CRETS3CRETS3CRET"
 

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from flash_plugins import Call, CallEvent, Connection, hookimpl
-from flash_plugins.config import EndpointConfig, Settings
+from flash_plugins.config import EndpointConfig
 from flash_plugins.dispatcher import Session
 from flash_plugins.hooks import HookManager
+from flash_plugins.settings import Settings
 from tests.unit.dispatcher.fake import KEY, FakePlatform, FakeRunpod, envelope_of
 
 

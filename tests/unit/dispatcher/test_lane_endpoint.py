@@ -17,7 +17,7 @@ from flash_plugins.config import EndpointConfig
 from flash_plugins.dispatcher import Session, lane
 from flash_plugins.dispatcher import session as session_module
 from flash_plugins.platforms import api
-from flash_plugins.platforms.runpod import endpoint_body
+from flash_plugins.platforms.provision import endpoint_body
 from tests.unit.dispatcher.conftest import Events, config_of
 from tests.unit.dispatcher.fake import (
     DEADLINE_S,

@@ -14,7 +14,7 @@ import pytest
 from flash_plugins import ApiError, Call, PlatformUnavailable, SubmissionUnknown
 from flash_plugins.dispatcher import Session, lane, window
 from flash_plugins.platforms import runpod
-from flash_plugins.platforms.runpod import RunpodClient, TransportFailure
+from flash_plugins.platforms.http import HttpClient, TransportFailure
 from tests.unit.dispatcher.conftest import Events, config_of
 from tests.unit.dispatcher.fake import DEADLINE_S, RESET, Answer, FakeRunpod, Request
 
@@ -27,16 +27,16 @@ TOO_MANY = Answer(429, {"error": "slow down"}, {"Retry-After": "0.05"})
 def unanswered(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Set once a request got no answer; pauses are short."""
     happened = threading.Event()
-    send = RunpodClient._request
+    send = HttpClient.request
 
-    async def watched(self: RunpodClient, *args: Any, **kwargs: Any) -> Any:
+    async def watched(self: HttpClient, *args: Any, **kwargs: Any) -> Any:
         try:
             return await send(self, *args, **kwargs)
         except TransportFailure:
             happened.set()
             raise
 
-    monkeypatch.setattr(RunpodClient, "_request", watched)
+    monkeypatch.setattr(HttpClient, "request", watched)
     monkeypatch.setattr(lane, "_TRANSPORT_PAUSE_S", 0.02)
     return happened
 
