@@ -37,6 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
     folder = Path(tempfile.mkdtemp(prefix="fp-"))
     _guard_home(folder)
     os.environ["TMPDIR"] = str(folder)
+    os.environ["XDG_DATA_HOME"] = str(folder / "data")  # the user's network volumes are not ours to touch
     tempfile.tempdir = None
     # Registered first, so it runs last: after whatever our own package does when the interpreter ends.
     atexit.register(_finish, mark, folder, os.getpid())

@@ -131,6 +131,19 @@ HANDLER_ENV: Final = "FLASH_PLUGINS_HANDLER"
 HANDLER_STREAMS: Final = "stream"
 HANDLER_HTTP: Final = "http"
 
+#: Network volumes: allowed sizes in GB, storage tiers (the usual one first), where Runpod's serverless workers see
+#: the volume of their endpoint.
+VOLUME_SIZE_MIN_GB: Final = 10
+VOLUME_SIZE_MAX_GB: Final = 4_096
+VOLUME_TYPES: Final = ("STANDARD", "HIGH_PERFORMANCE")
+VOLUME_MOUNT_PATH: Final = "/runpod-volume"
+#: Environment of a worker: the id of its network volume, and of the data center it is in.
+VOLUME_ID_ENV: Final = "RUNPOD_VOLUME_ID"
+DATA_CENTER_ENV: Final = "RUNPOD_DC_ID"
+#: Variable the local platform gives its workers: the folder that stands for `VOLUME_MOUNT_PATH`, which only root
+#: could make.
+VOLUME_PATH_ENV: Final = "FLASH_PLUGINS_VOLUME_PATH"
+
 #: Endpoint environment variables `FLASH_PLUGINS_CODE_0`, `_1`, …: code that is deployed with the endpoint rather
 #: than sent with each job (see `code.cargo`).
 CARGO_ENV_PREFIX: Final = "FLASH_PLUGINS_CODE_"

@@ -1,26 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """REST v2 for serverless endpoints as the local platform serves it.
 
-With Runpod's own description at hand (`RUNPOD_OPENAPI`, or beside the checkout) every answer is checked
-against it; it is not ours to ship.
+With Runpod's own description at hand every answer is checked against it: see `rest_description`.
 """
 
 from __future__ import annotations
 
 import http.client
 import json
-import os
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
-import jsonschema
 import pytest
 
 from flash_plugins.platforms.local.launch import launch
+from tests.contract.rest_description import Check, refused, schema_check
 from tests.integration.local_support import Client, wait_for
 
-ROOT = Path(__file__).resolve().parents[2]
 BODY: dict[str, Any] = {
     "name": "rest",
     "type": "QUEUE",
@@ -29,8 +25,6 @@ BODY: dict[str, Any] = {
     "cpu": [{"id": "cpu5g", "vcpuCount": 4}],
     "scaling": {"type": "QUEUE_DELAY", "queueDelay": 4},
 }
-
-Check = Callable[[str, Any], None]
 
 
 @pytest.fixture(scope="module")
@@ -43,27 +37,7 @@ def client() -> Iterator[Client]:
 @pytest.fixture(scope="module")
 def check() -> Check:
     """Checks an answer against a schema of Runpod's description; checks nothing without that."""
-    given = os.environ.get("RUNPOD_OPENAPI")
-    beside = sorted(ROOT.parent.glob("shared/**/runpod-openapi-v2.json"))
-    path = Path(given) if given else next(iter(beside), None)
-    if path is None or not path.is_file():
-        return lambda schema, answer: None
-    document = json.loads(path.read_text())
-
-    def validate(schema: str, answer: Any) -> None:
-        root = {"$ref": f"#/components/schemas/{schema}", "components": document["components"]}
-        jsonschema.Draft202012Validator(root).validate(answer)
-
-    return validate
-
-
-def refused(client: Client, check: Check, method: str, path: str, body: object, status: int) -> Any:
-    got, answer, headers = client.request(method, path, body)
-    assert got == status, answer
-    assert headers["content-type"] == "application/problem+json"
-    assert answer["status"] == status
-    check("ErrorResponse", answer)
-    return answer
+    return schema_check()
 
 
 def test_an_endpoint_lives_from_post_to_delete(client: Client, check: Check) -> None:
@@ -98,6 +72,7 @@ def test_an_endpoint_lives_from_post_to_delete(client: Client, check: Check) -> 
 
 
 def test_a_gpu_endpoint_has_runpods_shape(client: Client, check: Check) -> None:
+    volume = client.ok("POST", "/v2/network-volumes", {"name": "v", "size": 10, "dataCenter": "EU-RO-1"})["id"]
     body = {name: value for name, value in BODY.items() if name != "cpu"} | {
         "gpu": {"pools": ["ADA_24"], "allowedCudaVersions": ["12.8"]},
         "scaling": {"type": "REQUEST_COUNT", "requestCount": 2},
@@ -107,7 +82,7 @@ def test_a_gpu_endpoint_has_runpods_shape(client: Client, check: Check) -> None:
         "disk": 20,
         "registry": None,
         "dataCenterIds": ["EU-RO-1"],
-        "networkVolumes": ["v1"],
+        "networkVolumes": [volume],
         "flashboot": "FLASHBOOT",
     }
     check("CreateEndpointRequest", body)
@@ -180,7 +155,7 @@ def test_malformed_and_unknown(client: Client, check: Check) -> None:
     refused(client, check, "POST", "/v2/serverless", b"[]", 400)
     refused(client, check, "GET", "/v2/serverless/nosuch", None, 404)
     refused(client, check, "GET", "/v2/serverless/nosuch/workers", None, 404)
-    refused(client, check, "GET", "/v2/templates", None, 404)
+    refused(client, check, "GET", "/v2/pods", None, 404)
     answer, _, headers = client.request("PUT", "/v2/serverless", b"{}")
     assert (answer, headers["allow"]) == (405, "GET, POST")
 

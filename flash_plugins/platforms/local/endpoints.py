@@ -2,8 +2,8 @@
 """Serverless endpoints as REST v2 describes them: checked, defaulted, merged and shown. It starts nothing.
 
 Rules: Runpod's REST v2 description (2026-08). Differences of the local platform, each with a message that
-says so: `args` is needed (an image cannot be run, only "this machine's python"), LOAD_BALANCER endpoints and
-templates do not exist.
+says so: `args` is needed (an image cannot be run, only "this machine's python"), LOAD_BALANCER endpoints do
+not exist. The settings of a template have been copied before: see `templates`.
 """
 
 from __future__ import annotations
@@ -137,14 +137,11 @@ def create_endpoint(body: JsonObject, *, created_at: str) -> EndpointSpec:
         Refused: The request is refused.
     """
     errors = _check_fields(body)
-    errors += [f"$: missing property '{name}'" for name in ("name", "type", "scaling") if name not in body]
-    if "templateId" not in body and "image" not in body:
-        errors.append("$: missing property 'image'")
+    errors += [f"$: missing property '{name}'" for name in ("name", "type", "scaling", "image") if name not in body]
     gpu = body.get("gpu")
     if isinstance(gpu, dict) and "pools" not in gpu:
         errors.append("$.gpu: missing property 'pools'")
     refuse(errors)
-    _check_templates(body)
     workers = {
         "min": api.WORKERS_MIN_DEFAULT,
         # A minimum over the default maximum raises it.
@@ -172,7 +169,6 @@ def update_endpoint(spec: EndpointSpec, patch: JsonObject) -> EndpointSpec:
     if isinstance(gpu, dict) and "excludedTypes" in gpu and "pools" not in gpu:
         errors.append("$.gpu: 'excludedTypes' needs 'pools'")
     refuse(errors)
-    _check_templates(patch)
     old = spec.fields
     for family, other in (("gpu", "cpu"), ("cpu", "gpu")):
         if family in patch and (other in patch or other in old):
@@ -200,14 +196,6 @@ def _merged_gpu(old: JsonObject, patch: JsonObject) -> JsonObject:
 
 def _cpu_memory(cpu: JsonObject) -> int:
     return int(cpu["vcpuCount"]) * _CPU_MEMORY_GB.get(str(cpu["id"])[-1], 2)
-
-
-def _check_templates(body: JsonObject) -> None:
-    if "templateId" in body:
-        raise Refused(
-            404,
-            f"template {body['templateId']!r} not found: the local platform has none; send image and args",
-        )
 
 
 def _check_rules(fields: JsonObject) -> None:
@@ -267,7 +255,6 @@ _FIELDS: Mapping[str, Check] = {
     "name": string(at_least=1),
     "type": one_of("QUEUE", "LOAD_BALANCER"),
     "scaling": _scaling,
-    "templateId": string(at_least=1),
     "gpu": object_of(
         {
             "pools": array(string(), at_least=1),

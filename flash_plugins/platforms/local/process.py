@@ -32,7 +32,8 @@ from .endpoints import EndpointSpec
 from .processes import GuardedProcesses, worker_environment
 from .registry import Registry
 from .server import Faults, PlatformApp
-from .state import RUN_DIR_PREFIX, forget_state, occupy, remove_abandoned, runtime_base, write_state
+from .state import RUN_DIR_PREFIX, forget_state, occupy, remove_abandoned, runtime_base, volumes_base, write_state
+from .volumes import Volumes
 from .webhooks import Webhooks
 from .workerapi import protocol_environment
 from .workers import Worker
@@ -135,9 +136,17 @@ class _Platform:
         cache_dir.mkdir(mode=0o700)
 
         def environment(spec: EndpointSpec, worker: Worker) -> dict[str, str]:
-            return worker_environment(spec.env, protocol_environment(self._url, spec, worker, str(cache_dir)))
+            protocol = protocol_environment(self._url, spec, worker, str(cache_dir))
+            return worker_environment(spec.env, {**protocol, **volumes.environment(spec.fields)})
 
-        registry = Registry(clock=clock, processes=processes, environment=environment, on_job_end=webhooks.job_ended)
+        volumes = Volumes(volumes_base(self._run_dir))
+        registry = Registry(
+            clock=clock,
+            processes=processes,
+            volumes=volumes,
+            environment=environment,
+            on_job_end=webhooks.job_ended,
+        )
         config.app = PlatformApp(
             registry,
             key=self._key,

@@ -12,19 +12,27 @@ from .fields import JsonObject
 from .fleet import Fleet
 from .jobs import Job
 from .processes import Processes
+from .templates import Templates
+from .volumes import Volumes
 from .workers import Worker
 
 __all__ = ["Registry", "timestamp"]
 
 
 class Registry:
-    """Creates, finds, changes and deletes endpoints, each at work as a `Fleet`."""
+    """Creates, finds, changes and deletes endpoints, each at work as a `Fleet`.
+
+    Attributes:
+        templates: What endpoints may be created from.
+        volumes: What they may be attached to.
+    """
 
     def __init__(
         self,
         *,
         clock: Clock,
         processes: Processes,
+        volumes: Volumes,
         environment: Callable[[EndpointSpec, Worker], dict[str, str]],
         on_job_end: Callable[[Job], None] = lambda job: None,
     ) -> None:
@@ -33,6 +41,8 @@ class Registry:
         self._environment = environment
         self._on_job_end = on_job_end
         self._fleets: dict[str, Fleet] = {}
+        self.templates = Templates(exists=self._fleets.__contains__)
+        self.volumes = volumes
 
     def __iter__(self) -> Iterator[Fleet]:
         return iter(list(self._fleets.values()))
@@ -47,7 +57,9 @@ class Registry:
         Raises:
             Refused: The request is refused.
         """
-        spec = create_endpoint(body, created_at=timestamp(self._clock.wall()))
+        settings = self.templates.applied(body, is_new=True)
+        spec = create_endpoint(settings, created_at=timestamp(self._clock.wall()))
+        self.volumes.check(spec.fields)
         fleet = Fleet(
             spec,
             clock=self._clock,
@@ -56,6 +68,7 @@ class Registry:
             on_job_end=self._on_job_end,
         )
         self._fleets[spec.id] = fleet
+        self.templates.note_use(body, spec.id)
         return fleet
 
     def update(self, fleet: Fleet, patch: JsonObject) -> None:
@@ -64,7 +77,15 @@ class Registry:
         Raises:
             Refused: The request is refused.
         """
-        fleet.update(update_endpoint(fleet.spec, patch))
+        spec = update_endpoint(fleet.spec, self.templates.applied(patch, is_new=False))
+        if patch.keys() & {"networkVolumes", "dataCenterIds"}:
+            self.volumes.check(spec.fields)
+        fleet.update(spec)
+        self.templates.note_use(patch, spec.id)
+
+    def users_of_volume(self, volume_id: str) -> list[str]:
+        """Return the ids of the endpoints that are attached to a network volume."""
+        return [fleet.spec.id for fleet in self if volume_id in fleet.spec.fields.get("networkVolumes", ())]
 
     def delete(self, fleet: Fleet) -> None:
         """Cancel an endpoint's jobs, end its workers and forget it."""

@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""REST v2 for serverless endpoints over HTTP. It decides nothing: see `endpoints` and `registry`."""
+"""REST v2 over HTTP: serverless endpoints, and the table of all resources. It decides nothing: see `registry`."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Mapping
-from http import HTTPStatus
+from collections.abc import Callable
 from pathlib import Path
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import BaseRoute, Route, Router
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Router
 from starlette.types import Receive, Scope, Send
 
 from .. import api
@@ -19,23 +18,12 @@ from .fields import Refused
 from .fleet import Fleet
 from .logs import LOG_TAIL_DEFAULT, LOG_TAIL_MAX, follow_log
 from .registry import Registry, timestamp
-from .wire import MalformedJson, parse_object
+from .restroute import answer, problem, read_body, route
+from .templates import template_routes
+from .volumes import volume_routes
 from .workers import Worker
 
 __all__ = ["rest_router"]
-
-#: Largest REST request body that is looked at, bytes; Runpod does not say.
-_BODY_MAX_BYTES = 10_000_000
-
-
-def problem(
-    status: int, detail: str, *, errors: list[str] | None = None, headers: Mapping[str, str] | None = None
-) -> Response:
-    """Return an error as `application/problem+json`."""
-    body: dict[str, object] = {"title": HTTPStatus(status).phrase, "status": status, "detail": detail}
-    if errors:
-        body["errors"] = errors
-    return JSONResponse(body, status, headers=headers, media_type="application/problem+json")
 
 
 class _RestApi:
@@ -48,19 +36,19 @@ class _RestApi:
         self._base_url = base_url
 
     async def list(self, request: Request) -> Response:
-        return JSONResponse({"endpoints": [fleet.spec.to_json(self._base_url) for fleet in self._registry]})
+        return answer({"endpoints": [fleet.spec.to_json(self._base_url) for fleet in self._registry]})
 
     async def create(self, request: Request) -> Response:
-        fleet = self._registry.create(await _body(request))
-        return JSONResponse(fleet.spec.to_json(self._base_url), 201)
+        fleet = self._registry.create(await read_body(request))
+        return answer(fleet.spec.to_json(self._base_url), 201)
 
     async def get(self, request: Request) -> Response:
-        return JSONResponse(self._find(request).spec.to_json(self._base_url))
+        return answer(self._find(request).spec.to_json(self._base_url))
 
     async def update(self, request: Request) -> Response:
         fleet = self._find(request)
-        self._registry.update(fleet, await _body(request))
-        return JSONResponse(fleet.spec.to_json(self._base_url))
+        self._registry.update(fleet, await read_body(request))
+        return answer(fleet.spec.to_json(self._base_url))
 
     async def delete(self, request: Request) -> Response:
         self._registry.delete(self._find(request))
@@ -70,7 +58,7 @@ class _RestApi:
         fleet = self._find(request)
         listed = [self._worker(worker, fleet) for worker in fleet.workers.values() if not worker.is_stopping]
         summary = {**fleet.worker_counts(), "total": len(listed)}
-        return JSONResponse({"workers": listed, "summary": summary, "endpointVersion": fleet.spec.version})
+        return answer({"workers": listed, "summary": summary, "endpointVersion": fleet.spec.version})
 
     async def logs(self, request: Request) -> Response:
         fleet = self._find(request)
@@ -116,35 +104,6 @@ class _RestApi:
         return fleet
 
 
-async def _body(request: Request) -> dict[str, object]:
-    body = await request.body()
-    if len(body) > _BODY_MAX_BYTES:
-        raise Refused(413, f"the body has {len(body):,} bytes and the limit is {_BODY_MAX_BYTES:,}")
-    try:
-        return parse_object(body)
-    except MalformedJson as error:
-        raise Refused(400, str(error)) from error
-
-
-Handler = Callable[[Request], Awaitable[Response]]
-
-
-def _route(path: str, handlers: Mapping[str, Handler]) -> BaseRoute:
-    """Return a route that answers every method, the wrong ones with 405 and `Allow`."""
-
-    async def answer(request: Request) -> Response:
-        handler = handlers.get(request.method)
-        if handler is None:
-            allowed = ", ".join(handlers)
-            return problem(405, f"{request.method} is not allowed here, only {allowed}", headers={"Allow": allowed})
-        try:
-            return await handler(request)
-        except Refused as error:
-            return problem(error.status, error.detail, errors=error.errors)
-
-    return Route(path, answer, methods=["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"])
-
-
 def rest_router(registry: Registry, clock: Clock, base_url: str, log_path: Callable[[str], Path]) -> Router:
     """Return the ASGI application of REST v2; whoever calls it has checked the key.
 
@@ -159,10 +118,12 @@ def rest_router(registry: Registry, clock: Clock, base_url: str, log_path: Calla
     one = f"{api.SERVERLESS_PATH}/{{id}}"
     return Router(
         routes=[
-            _route(api.SERVERLESS_PATH, {"GET": rest.list, "POST": rest.create}),
-            _route(one, {"GET": rest.get, "PATCH": rest.update, "DELETE": rest.delete}),
-            _route(f"{one}/workers", {"GET": rest.workers}),
-            _route(f"{one}/workers/{{worker}}/logs", {"GET": rest.logs}),
+            route(api.SERVERLESS_PATH, {"GET": rest.list, "POST": rest.create}),
+            route(one, {"GET": rest.get, "PATCH": rest.update, "DELETE": rest.delete}),
+            route(f"{one}/workers", {"GET": rest.workers}),
+            route(f"{one}/workers/{{worker}}/logs", {"GET": rest.logs}),
+            *template_routes(registry.templates),
+            *volume_routes(registry.volumes, registry.users_of_volume),
         ],
         default=not_found,
     )

@@ -20,7 +20,8 @@ from .asgi import Call, Message, Receive, Send, send_empty, send_error, send_jso
 from .clock import Clock
 from .jobapi import JOB_OPERATIONS
 from .registry import Registry
-from .rest import problem, rest_router
+from .rest import rest_router
+from .restroute import problem
 from .wire import dump
 from .workerapi import WORKER_OPERATIONS, find_worker
 

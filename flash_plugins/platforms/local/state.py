@@ -24,6 +24,7 @@ __all__ = [
     "remove_abandoned",
     "runtime_base",
     "state_path",
+    "volumes_base",
     "write_state",
 ]
 
@@ -39,6 +40,21 @@ def runtime_base() -> Path:
     if base and os.path.isdir(base) and os.access(base, os.W_OK | os.X_OK):
         return Path(base)
     return Path(tempfile.gettempdir())
+
+
+def volumes_base(run_dir: Path) -> Path:
+    """Return where network volumes are kept, which may have to be made.
+
+    Below `XDG_DATA_HOME`, else `~/.local/share`: they outlive the platform. Below `run_dir`, and gone with it,
+    where that cannot be written.
+    """
+    data_home = os.environ.get("XDG_DATA_HOME", "")
+    # The XDG specification has relative paths ignored.
+    base = Path(data_home) if os.path.isabs(data_home) else Path(os.path.expanduser("~"), ".local", "share")
+    volumes = base / "flash-plugins" / "volumes"
+    nearest = next(folder for folder in (volumes, *volumes.parents) if folder.exists())
+    is_usable = volumes.is_absolute() and nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
+    return volumes if is_usable else run_dir / "volumes"
 
 
 def detached_dir() -> Path:

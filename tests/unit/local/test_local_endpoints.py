@@ -107,7 +107,6 @@ def test_all_missing_fields_are_named() -> None:
         ({"args": ""}, 400, "args is missing"),
         ({"args": "python 'w.py"}, 400, "args is not a command line"),
         ({"env": {"RUNPOD_MAX_CONCURRENCY": "many"}}, 400, "whole number of at least 1, not 'many'"),
-        ({"templateId": "t1"}, 404, "template 't1' not found"),
     ],
 )
 def test_rule_conflicts_say_what_to_do(change: dict[str, Any], status: int, detail: str) -> None:
