@@ -16,6 +16,7 @@
     │   └── EnvelopeError (ValueError)      not our envelope, or another version of it
     ├── JobError                            one job did not end well; has .job_id
     │   ├── JobFailed                       the worker reported an error of its own
+    │   │   └── DependencyError             what the endpoint depends on could not be installed
     │   ├── JobTimeout (TimeoutError)       a time limit of the job passed on the platform
     │   ├── JobCancelled (CancelledError)   somebody cancelled it
     │   ├── JobExpired                      its result is no longer kept
@@ -39,6 +40,7 @@ __all__ = [
     "ApiError",
     "AuthenticationError",
     "ConfigError",
+    "DependencyError",
     "EnvelopeError",
     "FlashPluginsError",
     "HookError",
@@ -150,6 +152,10 @@ class JobError(FlashPluginsError):
 
 class JobFailed(JobError):
     """The worker reported an error that is not an exception of the called function."""
+
+
+class DependencyError(JobFailed):
+    """Workers could not install the endpoint's `dependencies`; the message ends with the installer's own words."""
 
 
 class JobTimeout(JobError, TimeoutError):

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..config import EndpointConfig
 from ..errors import (
     ApiError,
+    DependencyError,
     EnvelopeError,
     FlashPluginsError,
     JobCancelled,
@@ -535,6 +536,8 @@ def _failure(call: Call[Any], job: JobResult) -> FlashPluginsError:
             )
     if error.startswith((api.WORKER_LOST_PREFIX, api.WORKER_START_FAILED_PREFIX)):
         return WorkerLost(f"{call!r}: {error}", job_id=job.id)
+    if error.startswith(api.DEPENDENCIES_FAILED_PREFIX):
+        return DependencyError(f"{call!r}: {error}", job_id=job.id)
     return JobFailed(f"{call!r} failed on the worker: {error}", job_id=job.id)
 
 

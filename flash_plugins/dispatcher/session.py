@@ -19,7 +19,7 @@ from ..errors import ConfigError, FlashPluginsError, PlatformUnavailable
 from ..hooks import HookManager
 from ..payload import CallEnvelope
 from ..platforms import api
-from ..platforms.packages import worker_packages
+from ..platforms.packages import installation_env, worker_packages
 from ..settings import Settings
 from .call import Call
 from .claims import Claims
@@ -174,7 +174,7 @@ class Session:
         name = str(config.name)
         async with self._provisioning.setdefault(name, asyncio.Lock()):
             client = await self._connected()
-            env = _worker_env(name, streams=streams)
+            env = {**_worker_env(name, streams=streams), **installation_env(config)}
             is_installed = api.PACKAGE_SPEC_ENV in client.connection.worker_command
             if is_installed and api.PACKAGE_SPEC_ENV not in config.env:
                 env[api.PACKAGE_SPEC_ENV] = self._settings().package_spec or worker_packages(config.packages)

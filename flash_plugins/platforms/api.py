@@ -95,10 +95,14 @@ ATTEMPTS_FIELD: Final = "attempts"
 WORKER_LOST_PREFIX: Final = "worker lost: "
 #: How it starts when the endpoint's workers end, again and again, before they take a first job.
 WORKER_START_FAILED_PREFIX: Final = "worker did not start: "
+#: How the error text of a job starts when its worker could not install what the endpoint asks for.
+DEPENDENCIES_FAILED_PREFIX: Final = "dependencies not installed: "
 
 #: Seconds a worker may take until it asks for its first job; the endpoint's `env` can override it.
 WORKER_INIT_TIMEOUT_S: Final = 420.0
 INIT_TIMEOUT_ENV: Final = "RUNPOD_INIT_TIMEOUT"
+#: The same for workers that install something first: a CUDA build of torch is 3 GB.
+WORKER_INSTALL_TIMEOUT_S: Final = 1_800.0
 #: Milliseconds between the pings of a worker, the official SDK's default, and the variable that changes it.
 PING_INTERVAL_DEFAULT_MS: Final = 10_000
 PING_INTERVAL_ENV: Final = "RUNPOD_PING_INTERVAL"

@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a worker in a stock image has to install. It installs nothing."""
+"""What a worker has to install, as variables of its endpoint. It installs nothing."""
 
 from __future__ import annotations
 
 import importlib.metadata
+import json
 from collections.abc import Collection
 
-__all__ = ["ADAPTER_GROUP", "worker_packages"]
+from ..config import EndpointConfig
+from . import api
+
+__all__ = ["ADAPTER_GROUP", "installation_env", "worker_packages"]
 
 #: Entry-point group by which a distribution says that workers need it too; each name is an import package of it.
 ADAPTER_GROUP = "flash_plugins.adapters"
@@ -22,3 +26,17 @@ def worker_packages(packages: Collection[str]) -> str:
         if entry.name in packages and entry.dist is not None:
             wanted.append(f"{entry.dist.name}=={entry.dist.version}")
     return " ".join(sorted(set(wanted)))
+
+
+def installation_env(config: EndpointConfig) -> dict[str, str]:
+    """Return the variables that tell workers what to install before they serve; none where that is nothing."""
+    env = {}
+    if config.dependencies:
+        env[api.DEPENDENCIES_ENV] = json.dumps(config.dependencies)
+    if config.system_dependencies:
+        env[api.SYSTEM_DEPENDENCIES_ENV] = json.dumps(config.system_dependencies)
+    if env and api.INIT_TIMEOUT_ENV not in config.env:
+        env[api.INIT_TIMEOUT_ENV] = f"{api.WORKER_INSTALL_TIMEOUT_S:.0f}"
+    if not config.accelerate_downloads:
+        env[api.ACCELERATE_ENV] = "0"
+    return env

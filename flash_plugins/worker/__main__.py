@@ -21,6 +21,14 @@ def main() -> int:
     os.environ.setdefault(
         "FLASH_PLUGINS_CACHE_DIR", os.path.join(tempfile.gettempdir(), f"flash-plugins-{os.getuid()}")
     )
+    from .environment import enter
+
+    reason = enter()
+    if reason is not None:
+        from .refusal import serve_refusals
+
+        serve_refusals(reason)
+        return 0
     from .queue import serve
 
     serve()

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the interpreter that a worker was started with already holds, and what the worker's code needs of that."""
+
+from __future__ import annotations
+
+import os
+import site
+from importlib import metadata
+
+__all__ = ["folders", "installed", "limits", "listing"]
+
+
+def folders() -> list[str]:
+    """Return the folders that this interpreter's packages are installed in."""
+    found = site.getsitepackages()
+    if site.ENABLE_USER_SITE:
+        found.append(site.getusersitepackages())
+    return [folder for folder in found if os.path.isdir(folder)]
+
+
+def listing() -> list[str]:
+    """Return what is installed as names of metadata folders, quickly: they change with every installation."""
+    return sorted(
+        name for folder in folders() for name in os.listdir(folder) if name.endswith((".dist-info", ".egg-info"))
+    )
+
+
+def installed() -> dict[str, str]:
+    """Return versions by normalised name, without the local part (`+cu128`), which no index has."""
+    from packaging.utils import canonicalize_name
+
+    return {
+        canonicalize_name(found.name): found.version.partition("+")[0]
+        for found in metadata.distributions(path=folders())
+        if found.name  # None for a damaged metadata folder
+    }
+
+
+def limits(extras: str) -> list[str]:
+    """Return the versions that the worker's own code accepts of what it imports, as lines of a constraints file.
+
+    Args:
+        extras: Extras of flash-plugins that this kind of worker needs, such as `worker`.
+    """
+    from packaging.requirements import Requirement
+
+    try:
+        texts = metadata.requires("flash-plugins") or []
+    except metadata.PackageNotFoundError:  # a source tree that was never installed
+        return []
+    needs = [Requirement(text) for text in texts]
+    return [
+        f"{need.name}{need.specifier}"
+        for need in needs
+        if need.specifier
+        and (need.marker is None or any(need.marker.evaluate({"extra": extra}) for extra in extras.split(",")))
+    ]
