@@ -7,7 +7,20 @@ comment says otherwise.
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Final
+
+__all__ = ["EndpointKind"]
+
+
+class EndpointKind(StrEnum):
+    """How an endpoint takes requests; the values are REST v2's."""
+
+    #: Jobs wait in a queue for the next free worker.
+    QUEUE = "QUEUE"
+    #: HTTP requests go straight to a worker.
+    LOAD_BALANCER = "LOAD_BALANCER"
+
 
 #: Hosts of the cloud: management (REST v2) and job API, both without the `/v2` that every path starts with.
 CLOUD_API_BASE: Final = "https://api.runpod.io"

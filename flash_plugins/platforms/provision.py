@@ -10,21 +10,30 @@ from ..config import EndpointConfig
 from ..errors import ConfigError
 from ..hardware import ServerlessScalerType, cpu_flavors, gpu_pools
 from . import api
+from .api import EndpointKind
 
-__all__ = ["changes", "endpoint_body", "refuse_impossible_change"]
+__all__ = ["changes", "endpoint_body", "refuse_impossible_change", "with_cargo_of"]
 
 
 def endpoint_body(
-    config: EndpointConfig, env: Mapping[str, str], worker_command: str, *, queue_delay_s: float | None = None
+    config: EndpointConfig,
+    env: Mapping[str, str],
+    worker_command: str,
+    *,
+    kind: EndpointKind = EndpointKind.QUEUE,
+    queue_delay_s: float | None = None,
 ) -> dict[str, Any]:
     """Return the REST v2 body that creates this endpoint. Every setting is explicit: defaults may move.
 
     Args:
         config: What the endpoint should be.
         env: Environment that the package itself adds.
-        worker_command: Command line that starts a worker.
+        worker_command: Command line that starts a worker; unused for an endpoint with an image of its own.
+        kind: How it takes requests.
         queue_delay_s: The platform's own delay for an endpoint whose scaling was left open.
     """
+    is_balanced = kind is EndpointKind.LOAD_BALANCER
+    config = config.for_routes() if is_balanced else config
     by_count = config.scaler_type is ServerlessScalerType.REQUEST_COUNT
     workers: dict[str, int] = {"min": config.workers[0], "max": config.workers[1]}
     if by_count:
@@ -32,19 +41,24 @@ def endpoint_body(
     else:
         is_open = config.has_default_scaling and queue_delay_s is not None
         scaling = {"type": "QUEUE_DELAY", "queueDelay": queue_delay_s if is_open else config.scaler_value}
-        workers["idleTimeout"] = config.idle_timeout  # refused by REST v2 with REQUEST_COUNT
+    if is_balanced or not by_count:  # REST v2 refuses it for a queue with REQUEST_COUNT
+        workers["idleTimeout"] = config.idle_timeout
+    if is_balanced:
+        env = {api.PORT_ENV: str(api.BALANCED_PORT_DEFAULT), api.PORT_HEALTH_ENV: str(api.BALANCED_PORT_DEFAULT), **env}
     body: dict[str, Any] = {
         "name": config.name,
-        "type": "QUEUE",
+        "type": kind.value,
         "scaling": scaling,
-        "image": f"python:{env[api.PYTHON_ENV]}-slim" if config.cpu else _GPU_IMAGE,
-        "args": worker_command,
+        "image": config.image or (f"python:{env[api.PYTHON_ENV]}-slim" if config.cpu else _GPU_IMAGE),
+        "args": "" if config.image else worker_command,
         "env": {**config.env, **env, api.MAX_CONCURRENCY_ENV: str(config.max_concurrency)},
         "workers": workers,
         "timeout": config.execution_timeout_ms or api.NO_EXECUTION_LIMIT_MS,
         "flashboot": "FLASHBOOT" if config.flashboot else "OFF",
         "dataCenterIds": [str(center.value) for center in config.datacenter],
     }
+    if is_balanced:
+        body["ports"] = [f"{api.BALANCED_PORT_DEFAULT}/http"]
     if config.cpu:
         body["cpu"] = cpu_flavors(config.cpu)
     else:
@@ -83,6 +97,13 @@ def changes(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, An
         elif present != value:
             patch[field] = value
     return patch
+
+
+def with_cargo_of(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is wanted with the deployed code that an endpoint, as REST v2 shows it, has already."""
+    present = found.get("env") or {}
+    cargo = {name: value for name, value in present.items() if name.startswith(api.CARGO_ENV_PREFIX)}
+    return {**wanted, "env": {**cargo, **wanted["env"]}}
 
 
 def refuse_impossible_change(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

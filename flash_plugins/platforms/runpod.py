@@ -18,12 +18,13 @@ from ..config import EndpointConfig
 from ..errors import ApiError
 from ..job import JobResult, JobStatus
 from . import api
+from .api import EndpointKind
 from .base import Connection
 from .http import READ_TIMEOUT_S, HttpClient, RateLimited, TransportFailure
 from .limits import Limiter
-from .provision import changes, endpoint_body, refuse_impossible_change
+from .provision import changes, endpoint_body, refuse_impossible_change, with_cargo_of
 
-__all__ = ["EndpointHandle", "RateLimited", "RunpodClient", "TransportFailure"]
+__all__ = ["EndpointHandle", "EndpointKind", "RateLimited", "RunpodClient", "TransportFailure"]
 
 #: Seconds more than the platform's own hold before a held request counts as dead.
 _HOLD_SLACK_S = 30.0
@@ -33,11 +34,25 @@ _STREAM_HOLD_S = 90.0
 
 @dataclass(frozen=True, slots=True)
 class EndpointHandle:
-    """An endpoint that exists: its id and the URLs it answers on."""
+    """An endpoint that exists: its id and the URLs it answers on.
+
+    Attributes:
+        id: The platform's id of it.
+        name: Its name.
+        urls: By operation, as REST v2 names them: `run`, `runSync`, … of a queue; `base`, `health` of a
+            load-balanced endpoint.
+        kind: How it takes requests.
+    """
 
     id: str
     name: str
     urls: Mapping[str, str]
+    kind: EndpointKind = EndpointKind.QUEUE
+
+    @property
+    def base_url(self) -> str | None:
+        """Where the paths of a load-balanced endpoint begin, without a slash at the end; None for a queue."""
+        return self.urls["base"].rstrip("/") if self.kind is EndpointKind.LOAD_BALANCER else None
 
     def url(self, operation: str, job_id: str | None = None) -> str:
         """Return the URL of an operation such as `runSync` or `status`."""
@@ -62,25 +77,40 @@ class RunpodClient:
         """Close all connections; whoever still asks is told that nothing was sent."""
         await self.http.aclose()
 
-    async def ensure_endpoint(self, config: EndpointConfig, env: Mapping[str, str]) -> EndpointHandle:
+    async def ensure_endpoint(
+        self,
+        config: EndpointConfig,
+        env: Mapping[str, str],
+        *,
+        kind: EndpointKind = EndpointKind.QUEUE,
+        cargo: Mapping[str, str] | None = None,
+    ) -> EndpointHandle:
         """Return the endpoint of this name, created or brought up to date as needed.
 
         Args:
-            config: What it should be.
+            config: What it should be; an image endpoint where `config.image` is set.
             env: Environment that the package itself adds to `config.env`.
+            kind: How it takes requests.
+            cargo: Variables with the code that is deployed with it; None leaves those that it has.
 
         Raises:
             ConfigError: An endpoint of that name exists and cannot become this one.
             ApiError: The platform refused.
         """
         connection = self.connection
-        body = endpoint_body(config, env, connection.worker_command, queue_delay_s=connection.queue_delay_s)
+        body = endpoint_body(
+            config,
+            {**env, **(cargo or {})},
+            connection.worker_command,
+            kind=kind,
+            queue_delay_s=connection.queue_delay_s,
+        )
         listed = await self.http.json("GET", self._rest(api.SERVERLESS_PATH))
         found = next((e for e in listed.get("endpoints") or () if e.get("name") == body["name"]), None)
         if found is None:
             return self._handle(await self.http.json("POST", self._rest(api.SERVERLESS_PATH), body))
         refuse_impossible_change(found, body)
-        patch = changes(found, body)
+        patch = changes(found, body if cargo is not None else with_cargo_of(found, body))
         if patch:
             found = await self.http.json("PATCH", self._rest(f"{api.SERVERLESS_PATH}/{found['id']}"), patch)
         return self._handle(found)
@@ -128,9 +158,14 @@ class RunpodClient:
 
     def _handle(self, answer: Mapping[str, Any]) -> EndpointHandle:
         try:
-            urls = {str(name): self._rebased(str(url)) for name, url in answer["requestUrls"].items()}
-            return EndpointHandle(id=str(answer["id"]), name=str(answer["name"]), urls=urls)
-        except (KeyError, TypeError, AttributeError) as error:
+            kind = EndpointKind(answer.get("type", "QUEUE"))
+            urls = {str(name): str(url) for name, url in answer["requestUrls"].items()}
+            if kind is EndpointKind.QUEUE:  # the address of a load-balanced endpoint is its host
+                urls = {name: self._rebased(url) for name, url in urls.items()}
+            elif "base" not in urls:
+                raise KeyError("requestUrls.base")
+            return EndpointHandle(id=str(answer["id"]), name=str(answer["name"]), urls=urls, kind=kind)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ApiError(
                 f"the platform describes endpoint {answer.get('name')!r} without what Runpod's description requires "
                 f"({type(error).__name__}: {error})",

@@ -192,6 +192,18 @@ def test_the_default_endpoint_in_full() -> None:
     assert set(env) == {api.PYTHON_ENV, api.ENDPOINT_NAME_ENV, api.MAX_CONCURRENCY_ENV}
 
 
+def test_a_load_balanced_endpoint_in_full() -> None:
+    config = EndpointConfig.from_parameters("api", {"cpu": "cpu5c-2-4", "workers": (1, 5), "env": {"A": "1"}})
+    body = endpoint_body(config, {api.PYTHON_ENV: "3.12"}, "start", kind=api.EndpointKind.LOAD_BALANCER)
+    assert problems("CreateEndpointRequest", body) == []
+    assert body["type"] == "LOAD_BALANCER"
+    assert body["scaling"] == {"type": "REQUEST_COUNT", "requestCount": 4}
+    assert body["workers"] == {"min": 1, "max": 5, "idleTimeout": 60}
+    assert body["ports"] == ["80/http"]
+    assert body["args"] == "start"
+    assert {"PORT": "80", "PORT_HEALTH": "80", "A": "1"}.items() <= body["env"].items()
+
+
 def test_paths_and_limits_are_those_of_the_description() -> None:
     paths = description()["paths"]
     assert api.SERVERLESS_PATH in paths
