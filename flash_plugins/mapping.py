@@ -19,7 +19,7 @@ from .dispatcher import Call
 from .dispatcher.threads import wake
 from .errors import ConfigError, FlashPluginsError, PayloadError
 
-__all__ = ["MapIterator", "Order"]
+__all__ = ["MapIterator", "Mappable", "Order"]
 
 T = TypeVar("T")
 
@@ -208,6 +208,37 @@ class MapIterator(Generic[T]):
         error, self._input_error = self._input_error, None
         if error is not None:
             raise error
+
+
+class Mappable(Generic[T]):
+    """Something that is called once for each item: what `map` of functions, bound functions and methods share."""
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Call[Any]:
+        """Make one call."""
+        raise NotImplementedError
+
+    def map(
+        self,
+        *iterables: Iterable[Any],
+        order: Order = "input",
+        return_exceptions: bool = False,
+        window: int | None = None,
+    ) -> MapIterator[T]:
+        """Call the function for each item, as the built-in `map` does, and iterate the results.
+
+        Calls begin at once; inputs are taken lazily, never more than `window` ahead of what was consumed, so
+        they may be endless. Leaving the iteration early cancels what is queued and running.
+
+        Args:
+            iterables: One for each positional parameter; the shortest ends the map.
+            order: `input`, or `completed`: as results come.
+            return_exceptions: Yield exceptions in place of results instead of raising the first.
+            window: Most calls ahead; default 400.
+
+        Raises:
+            ConfigError: An option has no such value, or there is no iterable.
+        """
+        return MapIterator(self, iterables, order=order, return_exceptions=return_exceptions, window=window)
 
 
 class _Arrivals:

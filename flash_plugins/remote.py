@@ -8,14 +8,14 @@ import functools
 import inspect
 import logging
 import platform as python_platform
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
 
 from . import code
 from .dispatcher import Call, StreamCall
 from .errors import ConfigError, UnpicklableError
-from .mapping import MapIterator, Order
+from .mapping import Mappable
 from .payload import CallEnvelope, check_parts, digest_of
 from .platforms import api
 from .settings import worker_endpoint
@@ -123,7 +123,7 @@ def _positional_names(target: Any, method: str | None) -> list[str]:
     return names[1:] if takes_self else names
 
 
-class RemoteFunction(Generic[P, T]):
+class RemoteFunction(Mappable[T], Generic[P, T]):
     """A decorated function: calling it runs it on a worker of its endpoint and returns a `Call` at once.
 
     Arguments are pickled in the calling thread, so they may be changed right after. On a worker of the same
@@ -159,29 +159,6 @@ class RemoteFunction(Generic[P, T]):
     def local(self, /, *args: P.args, **kwargs: P.kwargs) -> Any:
         """Run the function here, as if it were not decorated: of a coroutine function the result is a coroutine."""
         return self._function(*args, **kwargs)
-
-    def map(
-        self,
-        *iterables: Iterable[Any],
-        order: Order = "input",
-        return_exceptions: bool = False,
-        window: int | None = None,
-    ) -> MapIterator[T]:
-        """Call the function for each item, as the built-in `map` does, and iterate the results.
-
-        Calls begin at once; inputs are taken lazily, never more than `window` ahead of what was consumed, so
-        they may be endless. Leaving the iteration early cancels what is queued and running.
-
-        Args:
-            iterables: One for each positional parameter; the shortest ends the map.
-            order: `input`, or `completed`: as results come.
-            return_exceptions: Yield exceptions in place of results instead of raising the first.
-            window: Most calls ahead; default 400.
-
-        Raises:
-            ConfigError: An option has no such value, or there is no iterable.
-        """
-        return MapIterator(self, iterables, order=order, return_exceptions=return_exceptions, window=window)
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
         return self if instance is None else BoundFunction(self, instance)
@@ -267,7 +244,7 @@ class RemoteInstance:
         return RemoteMethod(self, name, is_generator=is_generator(member))
 
 
-class RemoteMethod:
+class RemoteMethod(Mappable[Any]):
     """A method of a `RemoteInstance`: call it, or `map` it, as a decorated function."""
 
     def __init__(self, instance: RemoteInstance, name: str, *, is_generator: bool) -> None:
@@ -291,16 +268,6 @@ class RemoteMethod:
             envelope, function_name=f"{shipped._name}.{self._name}", is_generator=self._is_generator
         )
 
-    def map(
-        self,
-        *iterables: Iterable[Any],
-        order: Order = "input",
-        return_exceptions: bool = False,
-        window: int | None = None,
-    ) -> MapIterator[Any]:
-        """As `RemoteFunction.map`."""
-        return MapIterator(self, iterables, order=order, return_exceptions=return_exceptions, window=window)
-
     def _run(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run the method right here, on the one instance that this process has for it."""
         from .inplace import instance_here  # only workers need it
@@ -309,7 +276,7 @@ class RemoteMethod:
         return getattr(instance, self._name)(*args, **kwargs)
 
 
-class BoundFunction:
+class BoundFunction(Mappable[Any]):
     """A decorated function looked up on an instance of an undecorated class, which becomes its first argument.
 
     The instance travels with each call.
@@ -330,16 +297,6 @@ class BoundFunction:
     def local(self, /, *args: Any, **kwargs: Any) -> Any:
         """As `RemoteFunction.local`."""
         return self._function.local(self._instance, *args, **kwargs)
-
-    def map(
-        self,
-        *iterables: Iterable[Any],
-        order: Order = "input",
-        return_exceptions: bool = False,
-        window: int | None = None,
-    ) -> MapIterator[Any]:
-        """As `RemoteFunction.map`; the instance is the same for each call."""
-        return MapIterator(self, iterables, order=order, return_exceptions=return_exceptions, window=window)
 
 
 def _methods(cls: Any) -> dict[str, Any]:
