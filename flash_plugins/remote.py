@@ -160,6 +160,11 @@ class RemoteFunction(Mappable[T], Generic[P, T]):
         """Run the function here, as if it were not decorated: of a coroutine function the result is a coroutine."""
         return self._function(*args, **kwargs)
 
+    @property
+    def undecorated(self) -> Callable[P, Any]:
+        """The function itself."""
+        return self._function
+
     def __get__(self, instance: object, owner: type | None = None) -> Any:
         return self if instance is None else BoundFunction(self, instance)
 
@@ -211,6 +216,11 @@ class RemoteClass(Generic[P, T]):
     @property
     def local(self) -> Callable[P, T]:
         """The class itself."""
+        return self._class
+
+    @property
+    def undecorated(self) -> Callable[P, T]:
+        """The class itself, by the name that functions have too."""
         return self._class
 
     def __reduce_ex__(self, protocol: object) -> Any:

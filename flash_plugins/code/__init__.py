@@ -14,7 +14,8 @@ installed there too, and goes by reference alone.
 
 Module by module: `modules` says which of the three a module is, `imports` what a source file imports,
 `pickling` holds the pickler, `culprit` finds what cannot be pickled, `bundle` packs sources,
-`activation` unpacks them on the worker.
+`activation` unpacks them on the worker. What is deployed with an endpoint, rather than sent with each call,
+is `cargo`, whose bytes are the same in every process by `canonical`.
 """
 
 from __future__ import annotations

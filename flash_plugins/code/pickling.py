@@ -27,7 +27,7 @@ from flash_plugins.code.modules import ModuleKind, module_kind
 from flash_plugins.code.reducers import ALWAYS, BY_VALUE
 from flash_plugins.errors import UnpicklableError
 
-__all__ = ["Pickled", "Pickler", "dumps", "loads"]
+__all__ = ["Pickled", "Pickler", "dumps", "is_class_by_value", "loads", "make_class_anew"]
 
 #: Version 5: large buffers without a copy. Every supported Python has it.
 _PROTOCOL = 5
@@ -314,6 +314,19 @@ def _find_or_make_class(make: typing.Callable[..., type], *arguments: typing.Any
         if cls is None:
             cls = make(*arguments)
             _rebuilt_here.add(cls)
+        return cls
+
+
+def is_class_by_value(reduced: typing.Any) -> bool:
+    """Return whether this is how `Pickler` reduces a class that goes by value."""
+    return isinstance(reduced, tuple) and reduced[0] is _find_or_make_class
+
+
+def make_class_anew(make: typing.Callable[..., type], *arguments: typing.Any) -> type:
+    """The empty class for a pickle that names none of its classes: within it, a class is made once."""
+    with _rebuilding:
+        cls = make(*arguments)
+        _rebuilt_here.add(cls)
         return cls
 
 

@@ -164,6 +164,11 @@ VOLUME_PATH_ENV: Final = "FLASH_PLUGINS_VOLUME_PATH"
 #: Endpoint environment variables `FLASH_PLUGINS_CODE_0`, `_1`, …: code that is deployed with the endpoint rather
 #: than sent with each job (see `code.cargo`).
 CARGO_ENV_PREFIX: Final = "FLASH_PLUGINS_CODE_"
+#: Most bytes of one of them: Linux takes 131,072 for a variable with its name.
+CARGO_VARIABLE_MAX_BYTES: Final = 100_000
+#: Most bytes of all of them: a process starts with 2 MB of arguments and environment at most where its stack is the
+#: usual 8 MB, and users have variables of their own.
+CARGO_MAX_BYTES: Final = 1_500_000
 #: Endpoint environment variables: JSON lists of what workers install before the first call.
 DEPENDENCIES_ENV: Final = "FLASH_PLUGINS_DEPENDENCIES"
 SYSTEM_DEPENDENCIES_ENV: Final = "FLASH_PLUGINS_SYSTEM_DEPENDENCIES"
