@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from . import process
 from .config import EndpointConfig, EndpointParameters
 from .errors import ConfigError
+from .hardware import CudaVersion, DataCenter, ServerlessScalerType
 from .remote import RemoteClass, RemoteFunction, RemoteGenerator, is_generator
+from .routes import RouteTable
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -25,20 +27,30 @@ T = TypeVar("T")
 
 
 class Endpoint:
-    """Where decorated functions and classes run: a queue of calls and the workers that serve it.
+    """Where code runs on the platform, in one of four patterns.
 
-        @Endpoint(name="square", cpu="cpu5c-4-8", workers=(0, 2))
+        @Endpoint(name="square", cpu="cpu5c-4-8", workers=(0, 2))      # a queue of calls and its workers
         def square(x):
             return x * x
 
         square(7).result()  # 49
 
+        api = Endpoint(name="api", cpu="cpu5c-4-8", workers=(1, 5))    # load-balanced: routes that share workers
+
+        @api.post("/predict")
+        async def predict(text: str) -> dict:
+            return {"label": "positive"}
+
+        vllm = Endpoint(name="vllm", image="vllm/vllm-openai:latest")  # an image, and its client
+        other = Endpoint(id="abc123")                                  # an endpoint that exists, and its client
+
     Nothing is started, sent or created before the first call.
 
     Args:
         name: Name of the endpoint on the platform. Default: the name of what is decorated.
-        parameters: As described by `EndpointConfig`: gpu, cpu, workers, idle_timeout, env, gpu_count,
-            execution_timeout_ms, flashboot, scaler_type, scaler_value, datacenter, min_cuda_version,
+        parameters: As described by `EndpointConfig`: id, gpu, cpu, workers, idle_timeout, dependencies,
+            system_dependencies, accelerate_downloads, volume, datacenter, env, gpu_count, execution_timeout_ms,
+            flashboot, image, scaler_type, scaler_value, template, min_cuda_version, python_version,
             max_concurrency.
 
     Raises:
@@ -48,16 +60,16 @@ class Endpoint:
 
     def __init__(self, name: str | None = None, **parameters: Unpack[EndpointParameters]) -> None:
         self.config = EndpointConfig.from_parameters(name, parameters)
+        self.routes = RouteTable()
+        self._given = dict(parameters)
+        self._targets: list[RemoteClass[..., Any] | RemoteFunction[..., Any]] = []
         self._streams = False
         self._is_used = False
 
     def __repr__(self) -> str:
+        if self.config.id is not None:
+            return f"<Endpoint id {self.config.id!r}>"
         return f"<Endpoint {self.name!r}, workers {self.config.workers[0]} to {self.config.workers[1]}>"
-
-    @property
-    def name(self) -> str | None:
-        """Name of the endpoint; None until something is decorated, unless it was given."""
-        return self.config.name
 
     @overload
     def __call__(self, target: type[T]) -> RemoteClass[..., T]: ...  # type: ignore[overload-overlap]
@@ -75,8 +87,15 @@ class Endpoint:
         """Decorate a function (sync, async, generator) or a class.
 
         Raises:
-            ConfigError: It is neither, or the endpoint was called already and serves the other kind of function.
+            ConfigError: It is neither, the endpoint is a client or has routes, or it was called already and serves
+                the other kind of function.
         """
+        self._refuse_client("decorate a function or class")
+        if self.routes:
+            raise ConfigError(
+                f"endpoint {self.name!r} has routes, so it is load-balanced, and cannot also decorate "
+                f"{getattr(target, '__name__', target)!r}: a queue needs an Endpoint of its own"
+            )
         if not inspect.isclass(target) and not callable(target):
             raise ConfigError(f"Endpoint decorates functions and classes, not {target!r}")
         if isinstance(target, RemoteFunction | RemoteClass):
@@ -90,11 +109,147 @@ class Endpoint:
         else:
             remote = (RemoteGenerator if is_generator(target) else RemoteFunction)(self, target)
         self._note_streams(remote)
+        self._targets.append(remote)
         return remote
+
+    # -- routes, or requests of a client --------------------------------------------------------------------
+
+    def get(self, path: str, data: Any = None, **options: Any) -> Any:
+        """Declare a GET route (`@api.get("/health")`); of a client (`id=`, `image=`) send a GET request.
+
+        A route's function stays as it is: calling it runs it right there. Query and path parameters become its
+        arguments; for the other methods each parameter is a field of the JSON body.
+
+        Args:
+            path: Begins with `/`.
+            data: Client only: what is sent as JSON.
+            options: Client only: as `EndpointClient.request` takes them.
+
+        Raises:
+            ConfigError: The path or the endpoint cannot be used for this.
+            TypeError: `data` or options were given for a route.
+        """
+        return self._verb("GET", path, data, options)
+
+    def post(self, path: str, data: Any = None, **options: Any) -> Any:
+        """As `get`, for POST."""
+        return self._verb("POST", path, data, options)
+
+    def put(self, path: str, data: Any = None, **options: Any) -> Any:
+        """As `get`, for PUT."""
+        return self._verb("PUT", path, data, options)
+
+    def delete(self, path: str | None = None, data: Any = None, **options: Any) -> Any:
+        """As `get`, for DELETE; without a path: delete the endpoint on the platform."""
+        return self._verb("DELETE", path, data, options)
+
+    def patch(self, path: str, data: Any = None, **options: Any) -> Any:
+        """As `get`, for PATCH."""
+        return self._verb("PATCH", path, data, options)
+
+    def _verb(self, method: str, path: Any, data: Any, options: Mapping[str, Any]) -> Any:
+        if self.is_client:
+            raise NotImplementedError
+        if data is not None or options:
+            given = ", ".join(["data"] * (data is not None) + list(options))
+            raise TypeError(
+                f"{method.lower()}({path!r}) declares a route of endpoint {self.name!r} and takes no {given}; to call "
+                "the endpoint use its client: endpoint.client." + method.lower() + "(path, data)"
+            )
+        if self.name is None:
+            raise ConfigError(f"{method.lower()}({path!r}): an endpoint with routes needs a name; give name=…")
+        if self._targets:
+            raise ConfigError(
+                f"endpoint {self.name!r} decorates {self._targets[0]!r}, so it is a queue, and cannot also have the "
+                f"route {method} {path!r}: routes need an Endpoint of their own"
+            )
+        self.routes.check(method, path)
+
+        def declare(function: Callable[P, T]) -> Callable[P, T]:
+            self.routes.add(method, path, function)
+            package = str(getattr(function, "__module__", None)).partition(".")[0]
+            self.config = self.config.with_packages([package])
+            return function
+
+        return declare
+
+    def _refuse_client(self, what: str) -> None:
+        if self.is_client:
+            mode = "id" if self.config.id is not None else "image"
+            raise ConfigError(
+                f"Endpoint({mode}={getattr(self.config, mode)!r}) is a client of an endpoint and cannot {what}; use "
+                "Endpoint(name=…) for code of your own"
+            )
+
+    # -- what was asked for ---------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str | None:
+        """Name of the endpoint; None until something is decorated, unless it was given."""
+        return self.config.name
+
+    @property
+    def id(self) -> str | None:
+        """Id of the existing endpoint that this is a client of, else None."""
+        return self.config.id
+
+    @property
+    def is_client(self) -> bool:
+        """Whether this is the client of an existing endpoint or of an image, rather than where code is sent."""
+        return self.config.id is not None or self.config.image is not None
+
+    @property
+    def is_cpu(self) -> bool:
+        """Whether CPU workers were asked for."""
+        return bool(self.config.cpu)
+
+    @property
+    def is_load_balanced(self) -> bool:
+        """Whether it has routes."""
+        return len(self.routes) > 0
+
+    @property
+    def workers_min(self) -> int:
+        """Workers that are always kept."""
+        return self.config.workers[0]
+
+    @property
+    def workers_max(self) -> int:
+        """Most workers at a time."""
+        return self.config.workers[1]
+
+    @property
+    def scaler_type(self) -> ServerlessScalerType:
+        """What the number of workers follows: as given, else REQUEST_COUNT with routes and QUEUE_DELAY without."""
+        if self.config.has_default_scaler_type and self.is_load_balanced:
+            return ServerlessScalerType.REQUEST_COUNT
+        return self.config.scaler_type
+
+    @property
+    def datacenter(self) -> Any:
+        """Data centers as given; all of them for GPU endpoints where none were, None for CPU and existing ones."""
+        given = self._given.get("datacenter")
+        if given or self.is_cpu or self.config.id is not None:
+            return given
+        return DataCenter.all()
+
+    @property
+    def volume(self) -> list[Any] | None:
+        """Network volumes, None for none."""
+        return list(self.config.volume) or None
+
+    def __getattr__(self, name: str) -> Any:
+        # Parameters as the user gave them, or their defaults, under the names that `runpod_flash` has.
+        if name in _PLAIN_PARAMETERS and "config" in self.__dict__:
+            given = self._given.get(name)
+            return _PLAIN_PARAMETERS[name] if given is None else given
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __getstate__(self) -> dict[str, Any]:
         # It travels when a function refers to it. The environment may hold secrets, and workers have it already.
-        return dict(self.__dict__, config=self.config.without_env())
+        # Routes stay: on a worker they are plain functions, and they would take each other along.
+        given = {name: value for name, value in self._given.items() if name not in ("env", "template")}
+        return dict(self.__dict__, config=self.config.without_env(), routes=RouteTable(), _targets=[], _given=given)
 
     def start(self) -> None:
         """Begin to start the platform and to create the endpoint, in the background, ahead of the first call.
@@ -128,3 +283,22 @@ class Endpoint:
             streams=self._streams,
             is_generator=is_generator,
         )
+
+
+#: Parameters that are attributes of an `Endpoint` as they were given, and what they are otherwise.
+_PLAIN_PARAMETERS: Mapping[str, Any] = {
+    "idle_timeout": 60,
+    "dependencies": None,
+    "system_dependencies": None,
+    "accelerate_downloads": True,
+    "env": None,
+    "gpu_count": 1,
+    "execution_timeout_ms": 0,
+    "flashboot": True,
+    "image": None,
+    "scaler_value": 4,
+    "template": None,
+    "min_cuda_version": CudaVersion.V12_8,
+    "python_version": None,
+    "max_concurrency": 1,
+}
