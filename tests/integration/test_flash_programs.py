@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Programs written for `runpod_flash.Endpoint` run on the local platform with nothing but the import changed.
+
+Each is run twice: as it stands, with a module `runpod_flash` that is ours, and with its import line rewritten.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.registry import keep_installer_caches, require_registry
+from tests.support import ROOT, require
+
+PROGRAMS = Path(__file__).parent / "flash_programs"
+
+#: Seconds for one program: its workers have to start first, one endpoint after another.
+LIMIT_S = 100
+
+ALIAS = """import sys
+
+import flash_plugins
+
+sys.modules[__name__] = flash_plugins
+"""
+
+#: Runs the program of that name in that folder.
+Way = Callable[[str, Path], subprocess.CompletedProcess[str]]
+
+#: What each program prints, line by line.
+PRINTED: dict[str, Sequence[str]] = {
+    "gpu_worker.py": (
+        "hi from a worker / hello from a worker",
+        "device cpu",
+        "same python True",
+        "another process True kept warm True",
+    ),
+    "cpu_worker.py": (
+        "{'words': 4, 'longest': 'needlessly'}",
+        "851e43bd a3940127",
+        "refused: ValueError True",
+    ),
+    "mixed_pipeline/pipeline.py": (
+        "route: {'label': 'positive', 'score': 0.375, 'stages': ['clean', 'score', 'report']}",
+        "driven: ['positive', 'positive']",
+    ),
+    "dependencies.py": (
+        "{'six': '1.16.0', 'echo': {'n': 1}}",
+        "{'six': '1.16.0', 'host': 'xn--bcher-kva.example', 'idna': '3.6', 'toml': 'a = 1'}",
+        "{'digits': ['1']}",
+    ),
+    "model_class.py": (
+        "[6, 6, 6]",
+        "loaded once: True",
+        "{'size': 6, 'loads': 1, 'weights': 6}",
+        "deterministic: True",
+    ),
+    "text_api.py": (
+        "{'status': 'healthy'}",
+        "{'result': 'Hello World'} {'mean': 3.0, 'most': 6}",
+        "{'total': '2 x tea'} ['alpha', 'beta', 'gamma']",
+        "{'number': 3, 'text': 'three'} {'number': 3, 'was': 'three'}",
+        "{'label': 'text', 'lines': 2, 'bytes': 8}",
+    ),
+    "scaling.py": (
+        "{'strategy': 'to zero', 'size': 3}",
+        "[0, 1, 2, 3, 4, 5, 6, 7] at once: True",
+        "True workers: 2",
+    ),
+    "settings.py": ("{'model': 'tiny', 'token': 21, 'none': None}",),
+    "streaming.py": ("one token after another", "[3, 2, 1]"),
+}
+
+
+def run(program: Path, folder: Path, *, path: Sequence[Path] = ()) -> subprocess.CompletedProcess[str]:
+    """Run a program as its user would, in a folder of its own."""
+    existing = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    python_path = os.pathsep.join(filter(None, [*map(str, path), *existing, str(ROOT)]))
+    return subprocess.run(
+        [sys.executable, str(program)],
+        cwd=folder,
+        env={**os.environ, "FLASH_PLATFORM": "local", "PYTHONPATH": python_path},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+    )
+
+
+def with_alias(name: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a program with a `runpod_flash` that is ours."""
+    alias = folder / "alias"
+    alias.mkdir()
+    (alias / "runpod_flash.py").write_text(ALIAS, encoding="utf-8")
+    return run(PROGRAMS / name, folder, path=[alias])
+
+
+def rewritten(name: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a copy of a program whose import lines name our package."""
+    copy = folder / "program"
+    shutil.copytree((PROGRAMS / name).parent, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in copy.rglob("*.py"):
+        file.write_text(file.read_text(encoding="utf-8").replace("runpod_flash", "flash_plugins"), encoding="utf-8")
+    return run(copy / Path(name).name, folder)
+
+
+@pytest.fixture
+def needs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
+    """See to what a program needs beside us."""
+
+    def see_to(name: str) -> None:
+        if name == "dependencies.py":
+            require_registry()
+            keep_installer_caches(monkeypatch)
+            monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        if name == "text_api.py":
+            require("pydantic")
+
+    return see_to
+
+
+@pytest.mark.parametrize("way", [with_alias, rewritten])
+@pytest.mark.parametrize("name", PRINTED)
+def test_program_runs_with_only_its_import_changed(
+    name: str, way: Way, needs: Callable[[str], None], tmp_path: Path
+) -> None:
+    needs(name)
+    done = way(name, tmp_path)
+    assert done.returncode == 0, f"{name} fails:\n{done.stdout}{done.stderr}"
+    assert tuple(done.stdout.splitlines()) == PRINTED[name], done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_every_program_is_run() -> None:
+    stages = {"mixed_pipeline/cpu_stage.py", "mixed_pipeline/gpu_stage.py"}
+    there = {path.relative_to(PROGRAMS).as_posix() for path in PROGRAMS.rglob("*.py")}
+    assert there - stages == set(PRINTED)
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_programs_name_nothing_of_ours(name: str) -> None:
+    assert "flash_plugins" not in (PROGRAMS / name).read_text(encoding="utf-8")
