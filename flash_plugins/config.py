@@ -27,6 +27,7 @@ from .hardware import (
     parse_gpus,
 )
 from .platforms import api
+from .requirements import parse_dependencies, parse_system_dependencies
 from .resources import NetworkVolume, PodTemplate, parse_volumes
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ class EndpointConfig:
             workers=_check_workers(given.get("workers")),
             idle_timeout=_check_int("idle_timeout", given.get("idle_timeout", 60), *_IDLE_TIMEOUT_RANGE_S, unit="s"),
             dependencies=_check_dependencies(given.get("dependencies", ())),
-            system_dependencies=_check_texts("system_dependencies", given.get("system_dependencies", ())),
+            system_dependencies=parse_system_dependencies(given.get("system_dependencies", ())),
             accelerate_downloads=_check_flag("accelerate_downloads", given.get("accelerate_downloads", True)),
             volume=volumes,
             env=_check_env(given.get("env", {})),
@@ -327,18 +328,8 @@ def _check_text(parameter: str, value: object) -> str | None:
     return value
 
 
-def _check_texts(parameter: str, value: object) -> tuple[str, ...]:
-    if isinstance(value, str) or not isinstance(value, Iterable):
-        raise ConfigError(f"Endpoint({parameter}={value!r}): give a list of texts, such as [{str(value)!r}]")
-    entries = tuple(value)
-    for entry in entries:
-        if not isinstance(entry, str) or not entry.strip():
-            raise ConfigError(f"Endpoint({parameter}=…): entry {entry!r} must be a text that is not blank")
-    return tuple(dict.fromkeys(entry.strip() for entry in entries))
-
-
 def _check_dependencies(value: object) -> tuple[str, ...] | Literal["auto"]:
-    return "auto" if value == "auto" else _check_texts("dependencies", value)
+    return "auto" if value == "auto" else parse_dependencies(value)
 
 
 def _check_template(value: object) -> PodTemplate | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from . import process
@@ -12,6 +13,7 @@ from .config import EndpointConfig, EndpointParameters
 from .errors import ConfigError
 from .hardware import CudaVersion, DataCenter, ServerlessScalerType
 from .remote import RemoteClass, RemoteFunction, RemoteGenerator, is_generator
+from .requirements import auto_dependencies
 from .routes import RouteTable
 
 if TYPE_CHECKING:
@@ -65,6 +67,7 @@ class Endpoint:
         self._targets: list[RemoteClass[..., Any] | RemoteFunction[..., Any]] = []
         self._streams = False
         self._is_used = False
+        self._pinned_targets = 0
 
     def __repr__(self) -> str:
         if self.config.id is not None:
@@ -272,7 +275,17 @@ class Endpoint:
         if self.config.name is None:
             raise ConfigError("this Endpoint has no name and decorates nothing yet; give name=…")
         self.config.require_workers()
+        self._pin_dependencies()
         self._is_used = True
+
+    def _pin_dependencies(self) -> None:
+        """Put versions in place of `dependencies="auto"`, and again once something else was declared."""
+        if self._given.get("dependencies") != "auto":
+            return
+        targets = [*(remote.undecorated for remote in self._targets), *(route.function for route in self.routes)]
+        if len(targets) != self._pinned_targets:
+            self.config = replace(self.config, dependencies=auto_dependencies(targets))
+            self._pinned_targets = len(targets)
 
     def _submit(self, envelope: CallEnvelope, *, function_name: str, is_generator: bool) -> Call[Any]:
         self._check_callable()

@@ -33,12 +33,14 @@ class SourceBundle:
         data: A zip archive, laid out so that its root can go on sys.path.
         modules: Full names of the modules in it, sorted.
         size_bytes: Size of the sources, uncompressed.
+        installed: Full names of the other modules that they import, the standard library's among them.
     """
 
     digest: str
     data: bytes
     modules: tuple[str, ...]
     size_bytes: int
+    installed: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,7 @@ def bundle_modules(names: Iterable[str]) -> SourceBundle | None:
         else:
             collector.add(name)
     stamps = tuple((path, stamp_of(path)) for path in collector.watched)
-    bundle = _pack(collector.files) if collector.files else None
+    bundle = _pack(collector.files, collector.installed) if collector.files else None
     if len(_cache) >= _CACHE_LIMIT:
         _cache.clear()
     _cache[wanted] = _Cached(bundle, stamps)
@@ -97,12 +99,15 @@ class _Collector:
     visited: dict[str, bool] = field(default_factory=dict)
     #: Packages whose folders are in `files` as a whole.
     whole: set[str] = field(default_factory=set)
+    #: Modules that do not travel.
+    installed: set[str] = field(default_factory=set)
 
     def add(self, name: str) -> None:
         """Take one module, its parents and, in turn, what they import."""
         pending = [name]
         while pending:
-            parts = pending.pop().split(".")
+            wanted = pending.pop()
+            parts = wanted.split(".")
             for end in range(1, len(parts) + 1):
                 prefix = ".".join(parts[:end])
                 is_local = self.visited.get(prefix)
@@ -112,6 +117,7 @@ class _Collector:
                     if source is not None:
                         pending += self._take(source)
                 if not is_local:
+                    self.installed.add(wanted)
                     break
 
     def _take(self, source: Source) -> list[str]:
@@ -158,7 +164,7 @@ class _Collector:
                 yield name
 
 
-def _pack(files: dict[str, str]) -> SourceBundle:
+def _pack(files: dict[str, str], installed: Iterable[str]) -> SourceBundle:
     import hashlib  # here: 8 ms together, and most calls have no bundle
     import zipfile
 
@@ -182,7 +188,8 @@ def _pack(files: dict[str, str]) -> SourceBundle:
             entry.create_system = 3  # Unix, wherever it is made: the bytes must not depend on it
             archive.writestr(entry, content, zipfile.ZIP_DEFLATED)
     packed = target.getvalue()
-    return SourceBundle(hashlib.sha256(packed).hexdigest(), packed, _module_names(contents), size)
+    digest = hashlib.sha256(packed).hexdigest()
+    return SourceBundle(digest, packed, _module_names(contents), size, frozenset(installed))
 
 
 def _module_names(paths: Iterable[str]) -> tuple[str, ...]:

@@ -55,10 +55,12 @@ class Pickled:
     Attributes:
         data: The pickle, protocol 5, buffers in band.
         modules: Full names of the local modules it refers to; their source must be on the worker.
+        installed: Full names of all other modules it refers to, the standard library's among them.
     """
 
     data: bytes
     modules: frozenset[str]
+    installed: frozenset[str] = _NO_MODULES
 
 
 def dumps(obj: object, *, what: str, before: Pickled | None = None) -> Pickled:
@@ -91,7 +93,7 @@ def dumps(obj: object, *, what: str, before: Pickled | None = None) -> Pickled:
             from flash_plugins.code.culprit import explain
 
             raise UnpicklableError(explain(obj, what, error)) from error
-        return Pickled(file.getvalue(), frozenset(pickler.modules))
+        return Pickled(file.getvalue(), frozenset(pickler.modules), frozenset(pickler.installed))
 
 
 class _Differs(Exception):
@@ -163,15 +165,17 @@ def _is_plain(obj: object) -> bool:
 
 
 class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is untyped
-    """Pickles one object and collects the names of the local modules that it refers to.
+    """Pickles one object and collects the names of the modules that it refers to.
 
     Attributes:
-        modules: The names so far.
+        modules: The names of local ones so far.
+        installed: The names of all others so far.
     """
 
     def __init__(self, file: io.BytesIO | io.RawIOBase | _Comparison) -> None:
         super().__init__(file, protocol=_PROTOCOL)
         self.modules: set[str] = set()
+        self.installed: set[str] = set()
         self._known_types: set[type] = set()
         self._has_main = False
 
@@ -246,9 +250,11 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is unty
 
     def _refer_to(self, module: str | None) -> None:
         kind = _kind_of(module)
-        if module is None or kind is ModuleKind.INSTALLED:
+        if module is None:
             return
-        if kind is ModuleKind.LOCAL:
+        if kind is ModuleKind.INSTALLED:
+            self.installed.add(module)
+        elif kind is ModuleKind.LOCAL:
             self.modules.add(module)
         elif kind is ModuleKind.COMPILED:
             raise pickle.PicklingError(
@@ -263,6 +269,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is unty
             for name in statement.modules(package):
                 if module_kind(name) is ModuleKind.LOCAL:
                     self.modules.add(name)
+                else:
+                    self.installed.add(name)
         if not self._has_main and function.__globals__.get("__name__") == "__main__":
             self._has_main = True
             self.modules |= imports_of_main()

@@ -14,7 +14,19 @@ from tests.policy.source import ADAPTERS, CORE, Import, Source, relative
 #: The longest matching name counts: `platforms.api` holds facts only and sits at the bottom.
 LAYERS: list[set[str]] = [
     {"errors", "platforms.api"},
-    {"hardware", "config", "settings", "resources", "job", "payload", "failure", "code", "replay", "routes"},
+    {
+        "hardware",
+        "config",
+        "settings",
+        "resources",
+        "requirements",
+        "job",
+        "payload",
+        "failure",
+        "code",
+        "replay",
+        "routes",
+    },
     {"hooks", "objects"},
     {"platforms"},
     {"builtin"},

@@ -13,7 +13,7 @@ import pytest
 
 from flash_plugins import ApiError, Call, PlatformUnavailable, SubmissionUnknown
 from flash_plugins.dispatcher import Session, lane, window
-from flash_plugins.platforms import runpod
+from flash_plugins.platforms import http
 from flash_plugins.platforms.http import HttpClient, TransportFailure
 from tests.unit.dispatcher.conftest import Events, config_of
 from tests.unit.dispatcher.fake import DEADLINE_S, RESET, Answer, FakeRunpod, Request
@@ -199,7 +199,7 @@ def test_a_connection_that_is_never_made_was_never_sent(
             filler.setblocking(False)
             filler.connect_ex(full.getsockname())
             fillers.append(filler)
-        monkeypatch.setattr(runpod, "_CONNECT_TIMEOUT_S", 0.1)
+        monkeypatch.setattr(http, "_CONNECT_TIMEOUT_S", 0.1)
         fake.url_base = f"http://127.0.0.1:{full.getsockname()[1]}"
         # when
         error = submit().exception(DEADLINE_S)
