@@ -1,55 +1,47 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One endpoint at work: its jobs and the workers that take them. It never touches HTTP or processes itself.
+"""A queue endpoint at work: its jobs and the workers that take them. It never touches HTTP or processes itself.
 
     client ── submit, cancel, retry ──> Fleet ── poll answers, stop requests ──> workers
-                                          │ ── start, signal ──> processes
                                           └─<─ polls, results, pings, exits
 
 Everything happens by events, on one event loop: a job that is submitted, a poll, a result, an exit or a
-timer leads to `_feed` (jobs to waiting polls) and `_rescale` (workers started and stopped).
+timer leads to `_feed` (jobs to waiting polls) and `_rescale` (workers started and stopped: see `crew`).
 """
 
 from __future__ import annotations
 
 import logging
 import math
-import secrets
-import signal
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from ...job import JobStatus
 from .. import api
-from .clock import Clock, Timer
-from .endpoints import EndpointSpec, random_id
+from .clock import Clock
+from .crew import Crew, Identity
+from .endpoints import EndpointSpec
 from .jobs import Job, JobTable
-from .processes import Processes, describe_exit, worker_argv
-from .scaler import Demand, QueueDelay, restart_delay_s, wanted_workers
+from .processes import Processes
+from .scaler import Demand, QueueDelay, wanted_workers
 from .submission import Submission
 from .wire import MalformedJson, dump, member, parse_object
-from .workers import Poll, Worker
+from .workers import Poll, QueueWorker
 
 __all__ = ["Fleet"]
 
 _LOG = logging.getLogger(__name__)
 
-#: Starts in a row that end without a job taken until the queued jobs fail with the reason.
-_FAILED_STARTS_MAX = 3
 #: Pings a worker may miss before it counts as lost, and seconds on top of them.
 _PINGS_MISSED_MAX = 4
 _SILENCE_EXTRA_S = 5.0
 #: Seconds after a request to stop a job at which it is made again: the SDK ignores one for a job that it has
 #: taken and not begun, and begins a job 0.1 s later at most. One that even then runs on is found by its pings.
 _STOP_REPEATS_S = (0.3, 1.0)
-#: Seconds a worker gets to end after SIGTERM.
-_STOP_GRACE_S = 5.0
 #: What becomes of a job with an empty object as input, in the words of the official worker.
 _EMPTY_INPUT_ERROR = 'missing field(s): id or input. Runpod drops an empty object: send {"__empty": true}'
-#: Log lines shown in the error of a job that its workers could not finish.
-_LOG_LINES = 20
 
 
-class Fleet:
+class Fleet(Crew[QueueWorker]):
     """The jobs and workers of one endpoint. Not thread-safe: one event loop uses it.
 
     Args:
@@ -57,36 +49,27 @@ class Fleet:
         on_job_end: Called with every job that reached a final state.
     """
 
+    _FIRST_WORK = "a job was taken"
+
     def __init__(
         self,
         spec: EndpointSpec,
         *,
         clock: Clock,
         processes: Processes,
-        environment: Callable[[EndpointSpec, Worker], dict[str, str]],
+        environment: Callable[[EndpointSpec, QueueWorker], dict[str, str]],
         on_job_end: Callable[[Job], None] = lambda job: None,
     ) -> None:
-        self.spec = spec
+        super().__init__(spec, clock=clock, processes=processes, environment=environment)
         self.jobs = JobTable(clock, on_stop=self._stop_job, on_end=on_job_end)
-        self.workers: dict[str, Worker] = {}
-        self.is_closed = False
-        self._clock = clock
-        self._processes = processes
-        self._environment = environment
-        self._polling: dict[str, Worker] = {}
-        self._failed_starts = 0
-        self._start_not_before = 0.0
-        self._wake: Timer | None = None
-        self._wake_at = float("inf")
-        self._apply_spec(spec)
+        self._polling: dict[str, QueueWorker] = {}
         self._rescale()
 
     def _apply_spec(self, spec: EndpointSpec) -> None:
-        self.spec = spec
+        super()._apply_spec(spec)
         self._cap = spec.worker_cap
         ping_ms = float(spec.env.get(api.PING_INTERVAL_ENV, api.PING_INTERVAL_DEFAULT_MS))
         self._silence_limit_s = _PINGS_MISSED_MAX * max(1.0, ping_ms / 1000) + _SILENCE_EXTRA_S
-        self._init_timeout_s = float(spec.env.get(api.INIT_TIMEOUT_ENV, api.WORKER_INIT_TIMEOUT_S))
 
     # -- the client's side --------------------------------------------------------------------------------
 
@@ -111,45 +94,14 @@ class Fleet:
         self._settle()
         return is_queued
 
-    def worker_counts(self) -> dict[str, int]:
-        """Return how many workers are in which state, in lower case."""
-        counts = dict.fromkeys(("running", "idle", "initializing", "throttled", "unhealthy"), 0)
-        for worker in self.workers.values():
-            if not worker.is_stopping:
-                counts[worker.status.lower()] += 1
-        return counts
-
-    # -- the owner's side ---------------------------------------------------------------------------------
-
-    def update(self, spec: EndpointSpec) -> None:
-        """Become `spec`: idle workers of an older version are replaced at once, busy ones after their jobs."""
-        self._apply_spec(spec)
-        for worker in list(self.workers.values()):
-            if worker.version != spec.version:
-                self._drain(worker)
-        surplus = [worker for worker in self.workers.values() if not worker.is_leaving][spec.workers_max :]
-        for worker in surplus:
-            self._drain(worker)
-        self._failed_starts = 0
-        self._settle()
-
-    def close(self) -> None:
-        """Cancel all jobs and stop all workers."""
-        self.is_closed = True
-        self.jobs.close()
-        for worker in list(self.workers.values()):
-            self._stop(worker)
-        if self._wake is not None:
-            self._wake.cancel()
-
     def answer_polls(self) -> None:
         """Answer every held poll with nothing, so that workers can end without waiting for it."""
         for worker in self.workers.values():
-            self._answer_polls(worker)
+            self._dismiss(worker)
 
     # -- the workers' side --------------------------------------------------------------------------------
 
-    def poll(self, worker: Worker, want: int, deliver: Callable[[list[Job]], None]) -> Poll:
+    def poll(self, worker: QueueWorker, want: int, deliver: Callable[[list[Job]], None]) -> Poll:
         """Ask for up to `want` jobs; `deliver` is called once, maybe at once, with some or with none."""
         now = self._clock.monotonic()
         worker.seen_at = now
@@ -166,14 +118,14 @@ class Fleet:
         self._settle()
         return poll
 
-    def withdraw(self, worker: Worker, poll: Poll) -> None:
+    def withdraw(self, worker: QueueWorker, poll: Poll) -> None:
         """End a poll with no jobs, if it has not been answered."""
         if worker.poll is poll:
             worker.poll = None
             self._polling.pop(worker.id, None)
             poll.deliver([])
 
-    def take_back(self, worker: Worker, jobs: list[Job]) -> None:
+    def take_back(self, worker: QueueWorker, jobs: list[Job]) -> None:
         """Undo a hand-over that could not be delivered: the jobs go back to the front of the queue."""
         for job in reversed(jobs):
             if worker.leases.pop(job.id, None) is not None:
@@ -181,7 +133,7 @@ class Fleet:
         worker.idle_since = self._clock.monotonic()
         self._settle()
 
-    def await_stops(self, worker: Worker, deliver: Callable[[list[str]], None]) -> None:
+    def await_stops(self, worker: QueueWorker, deliver: Callable[[list[str]], None]) -> None:
         """Ask which jobs to stop; `deliver` is called once, maybe at once, with their ids or with none."""
         worker.seen_at = self._clock.monotonic()
         worker.end_stop_poll()
@@ -191,7 +143,7 @@ class Fleet:
         else:
             worker.stop_poll = deliver
 
-    def job_done(self, worker: Worker, job_id: str, body: bytes) -> None:
+    def job_done(self, worker: QueueWorker, job_id: str, body: bytes) -> None:
         """Take what a worker reports about a job: progress or the end. A job it no longer holds is ignored.
 
         Raises:
@@ -215,7 +167,7 @@ class Fleet:
         self.jobs.finish(job, output=output, error=_error_text(error) if error else None)
         self._settle(freed=worker)
 
-    def fail_job(self, worker: Worker, job_id: str, reason: str) -> None:
+    def fail_job(self, worker: QueueWorker, job_id: str, reason: str) -> None:
         """End a job because what its worker sent cannot be taken, and have the worker stop it."""
         job = worker.leases.get(job_id)
         if job is not None:
@@ -224,7 +176,7 @@ class Fleet:
             self._request_stop(worker, job_id)
             self._settle(freed=worker)
 
-    def job_chunk(self, worker: Worker, job_id: str, body: bytes) -> None:
+    def job_chunk(self, worker: QueueWorker, job_id: str, body: bytes) -> None:
         """Take one streamed chunk.
 
         Raises:
@@ -238,7 +190,7 @@ class Fleet:
         if job is not None:
             self.jobs.add_chunk(job, member(body, report, "output"))
 
-    def ping(self, worker: Worker, *, ailment: str | None, job_ids: Iterable[str] = ()) -> None:
+    def ping(self, worker: QueueWorker, *, ailment: str | None, job_ids: Iterable[str] = ()) -> None:
         """Note that a worker lives; `ailment` is what its own health check says is wrong.
 
         Jobs it still works on (`job_ids`) although its lease has ended are stopped once more.
@@ -253,7 +205,7 @@ class Fleet:
 
     # -- feeding ------------------------------------------------------------------------------------------
 
-    def _settle(self, *, freed: Worker | None = None) -> None:
+    def _settle(self, *, freed: QueueWorker | None = None) -> None:
         if freed is not None and freed.is_draining and not freed.leases:
             self._stop(freed)
         if self.jobs.queued and self._polling:
@@ -275,15 +227,15 @@ class Fleet:
             for job in jobs:
                 worker.leases[job.id] = job
                 worker.forget_stop(job.id)  # of an earlier attempt
-            worker.has_taken_a_job = True
+            worker.has_worked = True
             worker.poll = None
             del self._polling[worker.id]
             poll.deliver(jobs)
 
-    def _room(self, worker: Worker) -> int:
+    def _room(self, worker: QueueWorker) -> int:
         return self._cap - len(worker.leases) if self._cap is not None else 1_000_000
 
-    def _end_lease(self, worker: Worker, job: Job) -> None:
+    def _end_lease(self, worker: QueueWorker, job: Job) -> None:
         del worker.leases[job.id]
         if not worker.leases:
             worker.idle_since = self._clock.monotonic()
@@ -296,31 +248,29 @@ class Fleet:
             self._request_stop(worker, job.id)
             self._settle(freed=worker)
 
-    def _request_stop(self, worker: Worker, job_id: str) -> None:
+    def _request_stop(self, worker: QueueWorker, job_id: str) -> None:
         worker.request_stop(job_id)
         for delay_s in _STOP_REPEATS_S:
             self._clock.call_later(delay_s, lambda: self._repeat_stop(worker, job_id))
 
-    def _repeat_stop(self, worker: Worker, job_id: str) -> None:
+    def _repeat_stop(self, worker: QueueWorker, job_id: str) -> None:
         """Ask again, unless the worker has been given the job again meanwhile."""
         if job_id not in worker.leases and worker.id in self.workers:
             worker.request_stop(job_id)
 
-    # -- scaling ------------------------------------------------------------------------------------------
+    # -- scaling: see `Crew` ------------------------------------------------------------------------------
 
     def _rescale(self) -> None:
+        super()._rescale()
+        self._watch_queue()
+
+    def _wanted(self, staying: list[QueueWorker]) -> int:
         spec = self.spec
-        staying = [worker for worker in self.workers.values() if not worker.is_leaving]
-        wanted = wanted_workers(
+        return wanted_workers(
             spec.scaling, self._demand(staying), workers_min=spec.workers_min, workers_max=spec.workers_max
         )
-        if wanted > len(staying):
-            self._start(wanted - len(staying))
-        elif wanted < len(staying):
-            self._stop_idle(staying, len(staying) - wanted)
-        self._watch_queue(len(staying))
 
-    def _demand(self, staying: list[Worker]) -> Demand:
+    def _demand(self, staying: list[QueueWorker]) -> Demand:
         queued = self.jobs.queued_urgent
         scaling = self.spec.scaling
         if queued == 0 or not isinstance(scaling, QueueDelay):
@@ -334,122 +284,63 @@ class Fleet:
             jobs_per_worker=per_worker,
         )
 
-    def _watch_queue(self, staying: int) -> None:
+    def _watch_queue(self) -> None:
         """Look again when the next queued job has waited long enough to deserve another worker."""
         scaling = self.spec.scaling
         queued_at = self.jobs.oldest_queued_at()
-        if queued_at is not None and isinstance(scaling, QueueDelay) and staying < self.spec.workers_max:
+        if queued_at is None or not isinstance(scaling, QueueDelay):
+            return
+        if sum(not worker.is_leaving for worker in self.workers.values()) < self.spec.workers_max:
             now = self._clock.monotonic()
             overdue_at = queued_at + scaling.seconds
             self._wake_by(overdue_at if overdue_at > now else now + scaling.seconds)
 
-    def _stop_idle(self, staying: list[Worker], surplus: int) -> None:
-        now = self._clock.monotonic()
-        for worker in staying:
-            if worker.leases or worker.ready_at is None:
-                continue
-            stop_at = worker.idle_since + self.spec.idle_timeout_s
-            if stop_at > now:
-                self._wake_by(stop_at)
-            elif surplus > 0:
-                surplus -= 1
-                self._stop(worker)
+    # -- the life of a worker: see `Crew` -----------------------------------------------------------------
 
-    def _wake_by(self, when: float) -> None:
-        if when >= self._wake_at or self.is_closed:
-            return
-        if self._wake is not None:
-            self._wake.cancel()
-        self._wake_at = when
-        self._wake = self._clock.call_later(when - self._clock.monotonic(), self._on_wake)
+    def _hire(self, identity: Identity) -> QueueWorker:
+        return QueueWorker(
+            id=identity.id,
+            token=identity.token,
+            version=identity.version,
+            started_at=identity.started_at,
+            started_wall=identity.started_wall,
+            seen_at=identity.started_at,
+        )
 
-    def _on_wake(self) -> None:
-        self._wake = None
-        self._wake_at = float("inf")
-        if not self.is_closed:
-            self._check_workers()
-            self._rescale()
-
-    # -- the life of a worker -----------------------------------------------------------------------------
-
-    def _start(self, count: int) -> None:
-        now = self._clock.monotonic()
-        if now < self._start_not_before:
-            self._wake_by(self._start_not_before)
-            return
-        for _ in range(count):
-            worker = Worker(
-                id=random_id(),
-                token=secrets.token_hex(16),
-                version=self.spec.version,
-                started_at=now,
-                started_wall=self._clock.wall(),
-                seen_at=now,
-            )
-            self.workers[worker.id] = worker
-
-            def on_exit(code: int | None, failure: str | None, worker: Worker = worker) -> None:
-                self._on_exit(worker, code, failure)
-
-            self._processes.start(worker.id, worker_argv(self.spec.args), self._environment(self.spec, worker), on_exit)
-            self._wake_by(now + self._init_timeout_s)
-
-    def _drain(self, worker: Worker) -> None:
-        worker.is_draining = True
-        if not worker.leases:
-            self._stop(worker)
-
-    def _stop(self, worker: Worker) -> None:
-        """Have a worker end: answer its polls, ask it, and insist when it takes too long."""
-        if worker.is_stopping:
-            return
-        worker.is_stopping = True
-        self._answer_polls(worker)
-        self._processes.signal(worker.id, signal.SIGTERM)
-
-        def insist() -> None:
-            if worker.id in self.workers:
-                self._processes.signal(worker.id, signal.SIGKILL)
-
-        self._clock.call_later(_STOP_GRACE_S, insist)
-
-    def _answer_polls(self, worker: Worker) -> None:
+    def _dismiss(self, worker: QueueWorker) -> None:
         if worker.poll is not None:
             self.withdraw(worker, worker.poll)
         worker.end_stop_poll()
 
-    def _check_workers(self) -> None:
-        """Kill workers that never got ready or fell silent; `_on_exit` does the rest."""
+    def _kill_by(self, worker: QueueWorker) -> tuple[float, str] | None:
         now = self._clock.monotonic()
-        for worker in self.workers.values():
-            if worker.is_stopping:
-                continue
-            if worker.ready_at is None:
-                due, reason = worker.started_at + self._init_timeout_s, "did not ask for a job"
-            elif worker.has_pinged:
-                due, reason = worker.seen_at + self._silence_limit_s, "sent neither ping nor poll"
-            else:
-                continue
-            if now < due:
-                self._wake_by(due)
-            elif worker.killed_because is None:
-                since = worker.started_at if worker.ready_at is None else worker.seen_at
-                worker.killed_because = f"{reason} for {now - since:.0f} s and was killed"
-                self._processes.signal(worker.id, signal.SIGKILL)
+        if worker.ready_at is None:
+            return (
+                worker.started_at + self._init_timeout_s,
+                f"did not ask for a job for {now - worker.started_at:.0f} s",
+            )
+        if worker.has_pinged:
+            return (
+                worker.seen_at + self._silence_limit_s,
+                f"sent neither ping nor poll for {now - worker.seen_at:.0f} s",
+            )
+        return None
 
-    def _on_exit(self, worker: Worker, code: int | None, failure: str | None) -> None:
-        self.workers.pop(worker.id, None)
-        self._answer_polls(worker)
-        what = worker.killed_because or (f"could not be started: {failure}" if code is None else describe_exit(code))
+    def _lose(self, worker: QueueWorker, what: str) -> None:
         jobs = list(worker.leases.values())
         worker.leases.clear()
         for job in reversed(jobs):
             self._recover(job, worker, what)
-        if not worker.is_leaving and not worker.has_taken_a_job and not self.is_closed:
-            self._on_failed_start(worker, what)
-        self._settle()
 
-    def _recover(self, job: Job, worker: Worker, what: str) -> None:
+    def _give_up(self, reason: str) -> None:
+        for job in self.jobs:
+            if job.status is JobStatus.IN_QUEUE:
+                self.jobs.fail(job, reason)
+
+    def _drop_work(self) -> None:
+        self.jobs.close()
+
+    def _recover(self, job: Job, worker: QueueWorker, what: str) -> None:
         """Queue a lost worker's job again, unless it has had its attempts or its output was seen already."""
         if job.chunks_read:
             advice = "part of its stream had been read, so it is not run again"
@@ -460,23 +351,6 @@ class Fleet:
             self.jobs.give_back(job, counts_as_attempt=True)
             return
         self.jobs.fail(job, f"{api.WORKER_LOST_PREFIX}worker {worker.id} {what}; {advice}{self._log_text(worker)}")
-
-    def _on_failed_start(self, worker: Worker, what: str) -> None:
-        self._failed_starts += 1
-        self._start_not_before = self._clock.monotonic() + restart_delay_s(self._failed_starts)
-        if self._failed_starts < _FAILED_STARTS_MAX:
-            return
-        reason = (
-            f"{api.WORKER_START_FAILED_PREFIX}{self._failed_starts} starts of {self.spec.args!r} in a row ended "
-            f"before a job was taken; the last one {what}{self._log_text(worker)}"
-        )
-        for job in self.jobs:
-            if job.status is JobStatus.IN_QUEUE:
-                self.jobs.fail(job, reason)
-
-    def _log_text(self, worker: Worker) -> str:
-        lines = self._processes.log_tail(worker.id, _LOG_LINES)
-        return "; its log ends with:\n" + "\n".join(lines) if lines else "; it wrote no log"
 
 
 def _error_text(error: Any) -> bytes:  # Any: whatever JSON the handler called its error

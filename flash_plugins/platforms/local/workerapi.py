@@ -22,14 +22,14 @@ from .endpoints import EndpointSpec
 from .fleet import Fleet
 from .jobs import Job
 from .wire import MalformedJson, dump
-from .workers import Worker
+from .workers import QueueWorker, Worker
 
 __all__ = ["WORKER_OPERATIONS", "find_worker", "protocol_environment"]
 
 #: How long a poll is held, seconds; the SDK gives up after 90.
 HOLD_S: Final = 20.0
 
-WorkerOperation = Callable[[Call, Fleet, Worker, Clock], Awaitable[None]]
+WorkerOperation = Callable[[Call, Fleet, QueueWorker, Clock], Awaitable[None]]
 
 
 def protocol_environment(base_url: str, spec: EndpointSpec, worker: Worker, cache_dir: str) -> Mapping[str, str]:
@@ -55,7 +55,7 @@ def protocol_environment(base_url: str, spec: EndpointSpec, worker: Worker, cach
     }
 
 
-def find_worker(call: Call, fleet: Fleet) -> Worker | None:
+def find_worker(call: Call, fleet: Fleet) -> QueueWorker | None:
     """Return the worker a request comes from, None unless its token is right."""
     worker = fleet.workers.get(call.parts[0]) if call.parts else None
     if worker is None:
@@ -64,7 +64,7 @@ def find_worker(call: Call, fleet: Fleet) -> Worker | None:
     return worker if hmac.compare_digest(token.encode(), worker.token.encode()) else None
 
 
-async def _job_take(call: Call, fleet: Fleet, worker: Worker, clock: Clock) -> None:
+async def _job_take(call: Call, fleet: Fleet, worker: QueueWorker, clock: Clock) -> None:
     jobs = await _take(call, fleet, worker, clock, want=1)
     if jobs:
         await send_json(call.send, 200, jobs[0].for_worker())
@@ -72,7 +72,7 @@ async def _job_take(call: Call, fleet: Fleet, worker: Worker, clock: Clock) -> N
         await send_empty(call.send)
 
 
-async def _job_take_batch(call: Call, fleet: Fleet, worker: Worker, clock: Clock) -> None:
+async def _job_take_batch(call: Call, fleet: Fleet, worker: QueueWorker, clock: Clock) -> None:
     size = call.query().get("batch_size", "1")
     if not size.isdigit() or size == "0":
         await send_error(call.send, 400, f"batch_size must be a positive number, not {size!r}")
@@ -84,7 +84,7 @@ async def _job_take_batch(call: Call, fleet: Fleet, worker: Worker, clock: Clock
         await send_empty(call.send)
 
 
-async def _take(call: Call, fleet: Fleet, worker: Worker, clock: Clock, *, want: int) -> list[Job]:
+async def _take(call: Call, fleet: Fleet, worker: QueueWorker, clock: Clock, *, want: int) -> list[Job]:
     taken: asyncio.Future[list[Job]] = asyncio.get_running_loop().create_future()
     poll = fleet.poll(worker, want, taken.set_result)
     if not taken.done():
@@ -99,7 +99,7 @@ async def _take(call: Call, fleet: Fleet, worker: Worker, clock: Clock, *, want:
     return jobs
 
 
-async def _job_stop(call: Call, fleet: Fleet, worker: Worker, clock: Clock) -> None:
+async def _job_stop(call: Call, fleet: Fleet, worker: QueueWorker, clock: Clock) -> None:
     asked: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
     fleet.await_stops(worker, asked.set_result)
     if not asked.done():
@@ -120,7 +120,7 @@ async def _job_stop(call: Call, fleet: Fleet, worker: Worker, clock: Clock) -> N
         await send_json(call.send, 200, dump({"jobsToStop": stops}))
 
 
-async def _job_done(call: Call, fleet: Fleet, worker: Worker, clock: Clock) -> None:
+async def _job_done(call: Call, fleet: Fleet, worker: QueueWorker, clock: Clock) -> None:
     job_id = call.parts[1]
     try:
         fleet.job_done(worker, job_id, await read_body(call.receive, api.RESULT_MAX_BYTES))
@@ -132,7 +132,7 @@ async def _job_done(call: Call, fleet: Fleet, worker: Worker, clock: Clock) -> N
     await send_json(call.send, 200, b"{}")
 
 
-async def _job_stream(call: Call, fleet: Fleet, worker: Worker, clock: Clock) -> None:
+async def _job_stream(call: Call, fleet: Fleet, worker: QueueWorker, clock: Clock) -> None:
     job_id = call.parts[1]
     try:
         fleet.job_chunk(worker, job_id, await read_body(call.receive, api.STREAM_CHUNK_MAX_BYTES))
@@ -143,7 +143,7 @@ async def _job_stream(call: Call, fleet: Fleet, worker: Worker, clock: Clock) ->
     await send_json(call.send, 200, b"{}")
 
 
-async def _ping(call: Call, fleet: Fleet, worker: Worker, clock: Clock) -> None:
+async def _ping(call: Call, fleet: Fleet, worker: QueueWorker, clock: Clock) -> None:
     query = call.query()
     is_unhealthy = query.get("status") == "unhealthy"
     fleet.ping(

@@ -12,7 +12,7 @@ from flash_plugins.platforms.local.fleet import Fleet
 from flash_plugins.platforms.local.jobs import Job
 from flash_plugins.platforms.local.processes import ExitListener
 from flash_plugins.platforms.local.submission import parse_submission
-from flash_plugins.platforms.local.workers import Worker
+from flash_plugins.platforms.local.workers import QueueWorker
 
 
 class FakeProcesses:
@@ -73,14 +73,14 @@ class Scene:
     def submit(self, body: bytes = b'{"input": 1}', *, is_sync: bool = False) -> Job:
         return self.fleet.submit(parse_submission(body), is_sync=is_sync)
 
-    def worker(self, number: int) -> Worker:
+    def worker(self, number: int) -> QueueWorker:
         return self.fleet.workers[self.processes.started[number]]
 
-    def poll(self, worker: Worker, want: int = 1) -> list[list[Job]]:
+    def poll(self, worker: QueueWorker, want: int = 1) -> list[list[Job]]:
         """Let a worker ask for jobs; the list gets what it is answered."""
         answers: list[list[Job]] = []
         self.fleet.poll(worker, want, answers.append)
         return answers
 
-    def done(self, worker: Worker, job: Job, body: bytes = b'{"output": 2}') -> None:
+    def done(self, worker: QueueWorker, job: Job, body: bytes = b'{"output": 2}') -> None:
         self.fleet.job_done(worker, job.id, body)
