@@ -2,8 +2,8 @@
 """Serverless endpoints as REST v2 describes them: checked, defaulted, merged and shown. It starts nothing.
 
 Rules: Runpod's REST v2 description (2026-08). Differences of the local platform, each with a message that
-says so: `args` is needed (an image cannot be run, only "this machine's python"), LOAD_BALANCER endpoints do
-not exist. The settings of a template have been copied before: see `templates`.
+says so: `args` is needed (an image cannot be run, only "this machine's python"). The settings of a template have
+been copied before: see `templates`.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ _ID_ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
 _CPU_MEMORY_GB = {"c": 2, "g": 4, "m": 8}
 #: Changes of these make a new version: workers of the old one are replaced.
 _CONTAINER_FIELDS = frozenset({"image", "args", "disk", "env", "ports", "registry", "gpu", "cpu", "networkVolumes"})
+_PORT_MAX = 65_535
 #: Shown in an answer when the endpoint has them.
 _OPTIONAL_FIELDS = ("image", "args", "disk", "env", "ports", "registry")
 
@@ -96,6 +97,16 @@ class EndpointSpec:
         text = self.env.get(api.MAX_CONCURRENCY_ENV)
         return None if text is None else int(text)
 
+    @property
+    def is_balanced(self) -> bool:
+        """True if requests go straight to its workers, False if jobs wait in a queue."""
+        return bool(self.fields["type"] == "LOAD_BALANCER")
+
+    @property
+    def health_path(self) -> str:
+        """Path at which a load-balanced worker is asked for its health."""
+        return self.env.get(api.HEALTH_CHECK_PATH_ENV) or api.HEALTH_CHECK_PATH_DEFAULT
+
     def to_json(self, base_url: str) -> JsonObject:
         """Return the answer of REST v2 about this endpoint of the platform at `base_url`."""
         fields = self.fields
@@ -107,8 +118,16 @@ class EndpointSpec:
             answer["cpu"] = [{**cpu, "memory": _cpu_memory(cpu)} for cpu in fields["cpu"]]
         answer |= {name: fields[name] for name in ("workers", "scaling", "timeout", "flashboot")}
         answer |= {name: fields.get(name, []) for name in ("dataCenterIds", "networkVolumes")}
+        answer["requestUrls"] = self._request_urls(base_url)
+        answer["createdAt"] = self.created_at
+        return answer
+
+    def _request_urls(self, base_url: str) -> JsonObject:
+        if self.is_balanced:
+            base = base_url + api.LOCAL_BALANCED_PATH.format(id=self.id)
+            return {"base": base, "health": base + self.health_path}
         base = f"{base_url}/v2/{self.id}"
-        answer["requestUrls"] = {
+        return {
             "run": f"{base}/run",
             "runSync": f"{base}/runsync",
             "status": f"{base}/status/{{job_id}}",
@@ -118,8 +137,6 @@ class EndpointSpec:
             "purgeQueue": f"{base}/purge-queue",
             "health": f"{base}/health",
         }
-        answer["createdAt"] = self.created_at
-        return answer
 
 
 def random_id() -> str:
@@ -141,6 +158,8 @@ def create_endpoint(body: JsonObject, *, created_at: str) -> EndpointSpec:
     gpu = body.get("gpu")
     if isinstance(gpu, dict) and "pools" not in gpu:
         errors.append("$.gpu: missing property 'pools'")
+    if body.get("type") == "LOAD_BALANCER" and body.get("scaling", {}).get("type") == "QUEUE_DELAY":
+        errors.append("$.scaling.type: must be REQUEST_COUNT for a LOAD_BALANCER endpoint")
     refuse(errors)
     workers = {
         "min": api.WORKERS_MIN_DEFAULT,
@@ -148,7 +167,7 @@ def create_endpoint(body: JsonObject, *, created_at: str) -> EndpointSpec:
         "max": max(api.WORKERS_MAX_DEFAULT, body.get("workers", {}).get("min", 0)),
         "idleTimeout": api.IDLE_TIMEOUT_DEFAULT_S,
     }
-    if body["scaling"]["type"] == "REQUEST_COUNT":
+    if body["type"] == "QUEUE" and body["scaling"]["type"] == "REQUEST_COUNT":
         del workers["idleTimeout"]
     fields: JsonObject = {"timeout": api.ENDPOINT_TIMEOUT_DEFAULT_MS, "flashboot": "OFF", **body}
     fields["workers"] = {**workers, **body.get("workers", {})}
@@ -175,9 +194,10 @@ def update_endpoint(spec: EndpointSpec, patch: JsonObject) -> EndpointSpec:
             raise Refused(400, f"the compute family is fixed: this endpoint cannot change to {family}")
     fields = {**old, **patch}
     fields["workers"] = {**old["workers"], **patch.get("workers", {})}
-    if fields["scaling"]["type"] == "REQUEST_COUNT" and "idleTimeout" not in patch.get("workers", {}):
+    is_timeless = old["type"] == "QUEUE" and fields["scaling"]["type"] == "REQUEST_COUNT"
+    if is_timeless and "idleTimeout" not in patch.get("workers", {}):
         fields["workers"].pop("idleTimeout", None)
-    elif fields["scaling"]["type"] == "QUEUE_DELAY":
+    elif not is_timeless:
         fields["workers"].setdefault("idleTimeout", api.IDLE_TIMEOUT_DEFAULT_S)
     if "gpu" in patch:
         fields["gpu"] = _merged_gpu(old.get("gpu", {}), patch["gpu"])
@@ -200,8 +220,9 @@ def _cpu_memory(cpu: JsonObject) -> int:
 
 def _check_rules(fields: JsonObject) -> None:
     """Check what concerns more than one field."""
-    if fields["type"] != "QUEUE":
-        raise Refused(400, "the local platform serves QUEUE endpoints only, not LOAD_BALANCER")
+    is_balanced = fields["type"] == "LOAD_BALANCER"
+    if is_balanced and fields["scaling"]["type"] != "REQUEST_COUNT":
+        raise Refused(400, "a LOAD_BALANCER endpoint scales by REQUEST_COUNT only, not by QUEUE_DELAY")
     if "gpu" in fields and "cpu" in fields:
         raise Refused(400, "an endpoint has either gpu or cpu, not both: leave one out")
     if "gpu" not in fields and "cpu" not in fields:
@@ -209,7 +230,7 @@ def _check_rules(fields: JsonObject) -> None:
     workers = fields["workers"]
     if workers["max"] < workers["min"]:
         raise Refused(400, f"workers.max ({workers['max']}) is below workers.min ({workers['min']})")
-    if fields["scaling"]["type"] == "REQUEST_COUNT" and "idleTimeout" in workers:
+    if not is_balanced and fields["scaling"]["type"] == "REQUEST_COUNT" and "idleTimeout" in workers:
         raise Refused(400, "workers.idleTimeout does not apply to a QUEUE endpoint with REQUEST_COUNT")
     gpu = fields.get("gpu", {})
     if gpu.get("allowedCudaVersions") and gpu.get("minCudaVersion"):
@@ -224,10 +245,22 @@ def _check_rules(fields: JsonObject) -> None:
             "args is missing: the local platform runs args as the worker's command line and takes the image as "
             'this machine\'s python, for example args: "python /path/worker.py"',
         )
-    for name in (api.MAX_CONCURRENCY_ENV, api.INIT_TIMEOUT_ENV, api.PING_INTERVAL_ENV):
-        text = fields.get("env", {}).get(name)
+    _check_environment(fields.get("env", {}), is_balanced=is_balanced)
+
+
+def _check_environment(env: Mapping[str, str], *, is_balanced: bool) -> None:
+    """Check the variables that mean something to the platform."""
+    ports = (api.PORT_ENV, api.PORT_HEALTH_ENV) if is_balanced else ()
+    for name in (api.MAX_CONCURRENCY_ENV, api.INIT_TIMEOUT_ENV, api.PING_INTERVAL_ENV, *ports):
+        text = env.get(name)
         if text is not None and not (text.isascii() and text.isdigit() and int(text) >= 1):
             raise Refused(400, f"env.{name} must be a whole number of at least 1, not {text!r}")
+    for name in ports:
+        if int(env.get(name, "1")) > _PORT_MAX:
+            raise Refused(400, f"env.{name} must be a port, at most {_PORT_MAX}, not {env[name]}")
+    path = env.get(api.HEALTH_CHECK_PATH_ENV)
+    if is_balanced and path and not path.startswith("/"):
+        raise Refused(400, f"env.{api.HEALTH_CHECK_PATH_ENV} must start with a slash, not {path!r}")
 
 
 def _check_fields(body: JsonObject) -> list[str]:

@@ -11,14 +11,15 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 from .. import api
-from .asgi import BodyTooLarge, Call, read_body, send_error, send_json, wait_held
+from .asgi import BodyTooLarge, Call, Send, read_body, send_error, send_json, wait_held
+from .balanced import BalancedFleet
 from .clock import Clock
 from .fleet import Fleet
 from .jobs import Job
 from .submission import parse_milliseconds, parse_submission
 from .wire import MalformedJson, dump
 
-__all__ = ["JOB_OPERATIONS"]
+__all__ = ["JOB_OPERATIONS", "send_balanced_health"]
 
 #: How long `/stream` is held until there is a chunk or an end, seconds. The blocking client of runpod 1.x gives
 #: up after 10 without a byte, and raises.
@@ -115,7 +116,6 @@ async def _purge_queue(call: Call, fleet: Fleet, clock: Clock) -> None:
 
 async def _health(call: Call, fleet: Fleet, clock: Clock) -> None:
     counts = fleet.jobs.counts
-    workers = fleet.worker_counts()
     answer = {
         "jobs": {
             "completed": counts.completed,
@@ -124,9 +124,22 @@ async def _health(call: Call, fleet: Fleet, clock: Clock) -> None:
             "inQueue": fleet.jobs.queued,
             "retried": counts.retried,
         },
-        "workers": {**workers, "ready": workers["idle"] + workers["running"]},
+        "workers": _worker_counts(fleet.worker_counts()),
     }
     await send_json(call.send, 200, dump(answer))
+
+
+async def send_balanced_health(send: Send, fleet: BalancedFleet) -> None:
+    """Answer `/health` for a load-balanced endpoint: its workers, and its requests in the place of jobs.
+
+    Runpod documents only the workers' own health path for these (2026-08).
+    """
+    jobs = {"completed": 0, "failed": 0, "inProgress": fleet.in_flight, "inQueue": fleet.waiting, "retried": 0}
+    await send_json(send, 200, dump({"jobs": jobs, "workers": _worker_counts(fleet.worker_counts())}))
+
+
+def _worker_counts(workers: dict[str, int]) -> dict[str, int]:
+    return {**workers, "ready": workers["idle"] + workers["running"]}
 
 
 async def _requests(call: Call, fleet: Fleet, clock: Clock) -> None:

@@ -29,7 +29,7 @@ from .state import detached_dir, forget_state, read_state
 __all__ = ["RunningPlatform", "find_running", "launch"]
 
 #: Distributions the platform's process needs, by what they import as.
-_NEEDED = ("starlette", "uvicorn", "runpod")
+_NEEDED = ("starlette", "uvicorn", "websockets", "runpod")
 #: Exit code of the process for a port that is taken.
 _EXIT_PORT_TAKEN = 3
 

@@ -27,16 +27,20 @@ from pathlib import Path
 
 import uvicorn
 
+from .balanced import balanced_environment
 from .clock import SystemClock
 from .endpoints import EndpointSpec
 from .processes import GuardedProcesses, worker_environment
+from .proxy import Proxy
 from .registry import Registry
 from .server import Faults, PlatformApp
+from .sockets import SocketProxy
 from .state import RUN_DIR_PREFIX, forget_state, occupy, remove_abandoned, runtime_base, volumes_base, write_state
+from .upstream import HealthProber, open_session
 from .volumes import Volumes
 from .webhooks import Webhooks
 from .workerapi import protocol_environment
-from .workers import Worker
+from .workers import BalancedWorker, Worker
 
 __all__ = ["Options", "PortTaken", "run"]
 
@@ -51,6 +55,8 @@ _OWNERLESS_GRACE_S = 0.2
 #: Idle connections are kept longer than any client keeps them, seconds: a server that closes first makes a
 #: client's next POST fail, which nobody may safely repeat.
 _KEEP_ALIVE_S = 120
+#: Largest message of a WebSocket, bytes: any that a worker takes. This is the loopback's limit, not a promise.
+_SOCKET_MESSAGE_MAX_BYTES = 2**31
 #: Open files the process asks for.
 _OPEN_FILES = 65_536
 
@@ -103,7 +109,9 @@ def run(options: Options) -> None:
         log_config=None,
         access_log=False,
         lifespan="off",
-        ws="none",
+        ws="websockets-sansio",  # for load-balanced endpoints
+        ws_max_size=_SOCKET_MESSAGE_MAX_BYTES,
+        ws_per_message_deflate=False,
         http="auto",
         proxy_headers=False,
         server_header=False,
@@ -136,15 +144,21 @@ class _Platform:
         cache_dir.mkdir(mode=0o700)
 
         def environment(spec: EndpointSpec, worker: Worker) -> dict[str, str]:
-            protocol = protocol_environment(self._url, spec, worker, str(cache_dir))
-            return worker_environment(spec.env, {**protocol, **volumes.environment(spec.fields)})
+            if isinstance(worker, BalancedWorker):
+                own = balanced_environment(spec, worker, str(cache_dir))
+            else:
+                own = protocol_environment(self._url, spec, worker, str(cache_dir))
+            return worker_environment(spec.env, {**own, **volumes.environment(spec.fields)})
 
         volumes = Volumes(volumes_base(self._run_dir))
+        session = open_session()
+        prober = HealthProber(session)
         registry = Registry(
             clock=clock,
             processes=processes,
             volumes=volumes,
             environment=environment,
+            prober=prober,
             on_job_end=webhooks.job_ended,
         )
         config.app = PlatformApp(
@@ -153,6 +167,8 @@ class _Platform:
             clock=clock,
             base_url=self._url,
             log_path=processes.log_path,
+            proxy=Proxy(session, clock),
+            sockets=SocketProxy(session, clock),
             faults=self._options.faults,
         )
         server = _Server(config)
@@ -165,6 +181,8 @@ class _Platform:
         server.should_exit = True
         await asyncio.gather(processes.close(grace_s=self._worker_grace_s), webhooks.close())
         await serving
+        await prober.close()
+        await session.close()
         # The guardian has done this, unless it was killed.
         shutil.rmtree(self._run_dir, ignore_errors=True)
         if self._options.is_detached:

@@ -6,21 +6,26 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable, Iterator
 
+from .balanced import BalancedFleet, Prober
 from .clock import Clock
 from .endpoints import EndpointSpec, create_endpoint, update_endpoint
 from .fields import JsonObject
 from .fleet import Fleet
 from .jobs import Job
+from .ports import Ports
 from .processes import Processes
 from .templates import Templates
 from .volumes import Volumes
 from .workers import Worker
 
-__all__ = ["Registry", "timestamp"]
+__all__ = ["AnyFleet", "Registry", "timestamp"]
+
+#: An endpoint at work, of either type.
+AnyFleet = Fleet | BalancedFleet
 
 
 class Registry:
-    """Creates, finds, changes and deletes endpoints, each at work as a `Fleet`.
+    """Creates, finds, changes and deletes endpoints, each at work as a `Fleet` or a `BalancedFleet`.
 
     Attributes:
         templates: What endpoints may be created from.
@@ -34,24 +39,27 @@ class Registry:
         processes: Processes,
         volumes: Volumes,
         environment: Callable[[EndpointSpec, Worker], dict[str, str]],
+        prober: Prober,
         on_job_end: Callable[[Job], None] = lambda job: None,
     ) -> None:
         self._clock = clock
         self._processes = processes
         self._environment = environment
         self._on_job_end = on_job_end
-        self._fleets: dict[str, Fleet] = {}
+        self._prober = prober
+        self._ports = Ports()
+        self._fleets: dict[str, AnyFleet] = {}
         self.templates = Templates(exists=self._fleets.__contains__)
         self.volumes = volumes
 
-    def __iter__(self) -> Iterator[Fleet]:
+    def __iter__(self) -> Iterator[AnyFleet]:
         return iter(list(self._fleets.values()))
 
-    def get(self, endpoint_id: str) -> Fleet | None:
+    def get(self, endpoint_id: str) -> AnyFleet | None:
         """Return the endpoint at work, None if there is no such one."""
         return self._fleets.get(endpoint_id)
 
-    def create(self, body: JsonObject) -> Fleet:
+    def create(self, body: JsonObject) -> AnyFleet:
         """Create an endpoint from a REST v2 request.
 
         Raises:
@@ -60,18 +68,29 @@ class Registry:
         settings = self.templates.applied(body, is_new=True)
         spec = create_endpoint(settings, created_at=timestamp(self._clock.wall()))
         self.volumes.check(spec.fields)
-        fleet = Fleet(
+        fleet = self._fleets[spec.id] = self._open(spec)
+        self.templates.note_use(body, spec.id)
+        return fleet
+
+    def _open(self, spec: EndpointSpec) -> AnyFleet:
+        if spec.is_balanced:
+            return BalancedFleet(
+                spec,
+                clock=self._clock,
+                processes=self._processes,
+                environment=self._environment,
+                prober=self._prober,
+                ports=self._ports,
+            )
+        return Fleet(
             spec,
             clock=self._clock,
             processes=self._processes,
             environment=self._environment,
             on_job_end=self._on_job_end,
         )
-        self._fleets[spec.id] = fleet
-        self.templates.note_use(body, spec.id)
-        return fleet
 
-    def update(self, fleet: Fleet, patch: JsonObject) -> None:
+    def update(self, fleet: AnyFleet, patch: JsonObject) -> None:
         """Change an endpoint by a REST v2 PATCH.
 
         Raises:
@@ -87,7 +106,7 @@ class Registry:
         """Return the ids of the endpoints that are attached to a network volume."""
         return [fleet.spec.id for fleet in self if volume_id in fleet.spec.fields.get("networkVolumes", ())]
 
-    def delete(self, fleet: Fleet) -> None:
+    def delete(self, fleet: AnyFleet) -> None:
         """Cancel an endpoint's jobs, end its workers and forget it."""
         del self._fleets[fleet.spec.id]
         fleet.close()

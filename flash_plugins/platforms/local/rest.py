@@ -15,9 +15,8 @@ from starlette.types import Receive, Scope, Send
 from .. import api
 from .clock import Clock
 from .fields import Refused
-from .fleet import Fleet
 from .logs import LOG_TAIL_DEFAULT, LOG_TAIL_MAX, follow_log
-from .registry import Registry, timestamp
+from .registry import AnyFleet, Registry, timestamp
 from .restroute import answer, problem, read_body, route
 from .templates import template_routes
 from .volumes import volume_routes
@@ -81,7 +80,7 @@ class _RestApi:
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         return StreamingResponse(events, headers=headers, media_type="text/event-stream")
 
-    def _worker(self, worker: Worker, fleet: Fleet) -> dict[str, object]:
+    def _worker(self, worker: Worker, fleet: AnyFleet) -> dict[str, object]:
         spec = fleet.spec
         return {
             "id": worker.id,
@@ -96,7 +95,7 @@ class _RestApi:
             "startedAt": timestamp(worker.started_wall),
         }
 
-    def _find(self, request: Request) -> Fleet:
+    def _find(self, request: Request) -> AnyFleet:
         endpoint_id = request.path_params["id"]
         fleet = self._registry.get(endpoint_id)
         if fleet is None:

@@ -3,7 +3,11 @@
 
 /v2/{endpointId}/{operation}/…   job API (key) and worker protocol (worker's token): this module's table
 /v2/serverless…                  REST v2 (key): Starlette's router
+/lb/{endpointId}/…               load-balanced endpoints (key), HTTP and WebSocket: `proxy` and `sockets`
 /_platform                       who this is (key), for `find_running`
+
+A load-balanced endpoint also answers any path under a host name that starts with its id, `{endpointId}.localhost`,
+as it does on Runpod. There, and here, the key is asked at the edge: workers never see it.
 """
 
 from __future__ import annotations
@@ -17,17 +21,25 @@ from pathlib import Path
 
 from .. import api
 from .asgi import Call, Message, Receive, Send, send_empty, send_error, send_json
+from .balanced import BalancedFleet, Refusal
 from .clock import Clock
-from .jobapi import JOB_OPERATIONS
+from .fleet import Fleet
+from .jobapi import JOB_OPERATIONS, send_balanced_health
+from .proxy import Proxy, Routed, send_refusal
 from .registry import Registry
 from .rest import rest_router
 from .restroute import problem
+from .sockets import SocketProxy, reject
 from .wire import dump
 from .workerapi import WORKER_OPERATIONS, find_worker
 
 __all__ = ["Faults", "PlatformApp"]
 
 Scope = Message
+
+#: What stands before an endpoint's id in the path of a load-balanced request.
+_BALANCED_PREFIX = api.LOCAL_BALANCED_PATH.format(id="").encode()
+_WRONG_KEY = "missing or wrong key: send the header `Authorization: Bearer KEY`"
 
 
 @dataclass(slots=True)
@@ -55,17 +67,27 @@ class PlatformApp:
         clock: Clock,
         base_url: str,
         log_path: Callable[[str], Path],
+        proxy: Proxy,
+        sockets: SocketProxy,
         faults: Faults | None = None,
     ) -> None:
         self._registry = registry
+        self._base_url = base_url
+        self._proxy = proxy
+        self._sockets = sockets
         self._clock = clock
         self._faults = faults
         self._key = key.encode()
         self._rest = rest_router(registry, clock, base_url, log_path)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        place = self._balanced_place(scope)
+        if place is not None:
+            await self._serve_balanced(*place, scope, receive, send)
+            return
         if scope["type"] != "http":
-            raise RuntimeError(f"the local platform serves http only, not {scope['type']}")
+            await reject(send, Refusal(404, f"the local platform has no WebSocket {scope['path']}"))
+            return
         # "", "v2", endpoint, operation, …
         parts = scope["path"].split("/")
         if len(parts) > 3 and parts[1] == "v2":
@@ -78,12 +100,55 @@ class PlatformApp:
         if parts[1] not in ("v2", "_platform"):
             await send_error(send, 404, f"the local platform has no {scope['path']}")
         elif not self._is_authorized(scope, is_bare_allowed=False):
-            refusal = problem(401, "missing or wrong key: send the header `Authorization: Bearer KEY`")
+            refusal = problem(401, _WRONG_KEY)
             await refusal(scope, receive, send)
         elif parts[1] == "_platform":
             await send_json(send, 200, dump({"pid": os.getpid()}))
         else:
             await self._rest(scope, receive, send)
+
+    # -- load-balanced endpoints --------------------------------------------------------------------------
+
+    def _balanced_place(self, scope: Scope) -> tuple[str, bytes, bytes] | None:
+        """Return endpoint id, raw path at the worker and raw path before that, None if it is another's request."""
+        for name, value in scope["headers"]:
+            if name == b"host":
+                label = value.partition(b".")[0].decode("latin-1").lower()
+                if isinstance(self._registry.get(label), BalancedFleet):
+                    return label, scope["raw_path"], b""
+                break
+        raw_path: bytes = scope["raw_path"]
+        if not raw_path.startswith(_BALANCED_PREFIX):
+            return None
+        endpoint_id, slash, rest = raw_path[len(_BALANCED_PREFIX) :].partition(b"/")
+        return endpoint_id.decode("latin-1"), slash + rest or b"/", _BALANCED_PREFIX + endpoint_id
+
+    async def _serve_balanced(
+        self, endpoint_id: str, target: bytes, prefix: bytes, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        headers = [header for header in scope["headers"] if not self._is_key(header)]
+        fleet = self._registry.get(endpoint_id)
+        is_socket = scope["type"] == "websocket"
+        if len(headers) == len(scope["headers"]):
+            refusal = Refusal(401, _WRONG_KEY)
+        elif not isinstance(fleet, BalancedFleet):
+            refusal = Refusal(404, f"load-balanced endpoint {endpoint_id!r} not found")
+        else:
+            routed = Routed(fleet, scope, headers, target, prefix)
+            if is_socket:
+                await self._sockets.serve(routed, receive, send)
+            elif self._faults is None or not await self._fail_on_purpose(self._faults, send):
+                await self._proxy.serve(routed, receive, send)
+            return
+        await (reject if is_socket else send_refusal)(send, refusal)
+
+    def _is_key(self, header: tuple[bytes, bytes]) -> bool:
+        if header[0] != b"authorization":
+            return False
+        scheme, _, key = header[1].rpartition(b" ")
+        return scheme.strip().lower() == b"bearer" and hmac.compare_digest(key, self._key)
+
+    # -- queue endpoints ----------------------------------------------------------------------------------
 
     def _is_authorized(self, scope: Scope, *, is_bare_allowed: bool) -> bool:
         for name, value in scope["headers"]:
@@ -95,12 +160,14 @@ class PlatformApp:
 
     async def _serve_client(self, scope: Scope, parts: list[str], receive: Receive, send: Send) -> None:
         if not self._is_authorized(scope, is_bare_allowed=True):
-            await send_error(send, 401, "missing or wrong key: send the header `Authorization: Bearer KEY`")
+            await send_error(send, 401, _WRONG_KEY)
             return
         fleet = self._registry.get(parts[2])
         operation = JOB_OPERATIONS.get(parts[3])
         if fleet is None:
             await send_error(send, 404, f"endpoint {parts[2]!r} not found")
+        elif isinstance(fleet, BalancedFleet):
+            await self._serve_client_of_balanced(fleet, scope, parts, send)
         elif operation is None or len(parts) - 4 != operation[1]:
             await send_error(send, 404, f"the job API has no {scope['path']}")
         elif scope["method"] not in operation[0]:
@@ -109,12 +176,20 @@ class PlatformApp:
             call = Call(scope["method"], parts[4:], scope["query_string"], receive, send)
             await operation[2](call, fleet, self._clock)
 
+    async def _serve_client_of_balanced(self, fleet: BalancedFleet, scope: Scope, parts: list[str], send: Send) -> None:
+        """Answer at the job API for an endpoint that has no jobs: its health, and where else to go."""
+        if parts[3:] == ["health"] and scope["method"] == "GET":
+            await send_balanced_health(send, fleet)
+        else:
+            base = self._base_url + api.LOCAL_BALANCED_PATH.format(id=fleet.spec.id)
+            await send_error(send, 400, f"endpoint {fleet.spec.id} is load-balanced: send requests to {base}/…")
+
     async def _serve_worker(self, scope: Scope, parts: list[str], receive: Receive, send: Send) -> None:
         methods, segments, answer = WORKER_OPERATIONS[parts[3]]
         fleet = self._registry.get(parts[2])
         call = Call(scope["method"], parts[4:], scope["query_string"], receive, send)
-        worker = find_worker(call, fleet) if fleet is not None else None
-        if fleet is None or worker is None:
+        worker = find_worker(call, fleet) if isinstance(fleet, Fleet) else None
+        if not isinstance(fleet, Fleet) or worker is None:
             await send_error(send, 401, "unknown worker or wrong token")
         elif len(call.parts) != segments or call.method not in methods:
             await send_error(send, 404, f"the worker protocol has no {call.method} {scope['path']}")

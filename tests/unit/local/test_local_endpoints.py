@@ -71,6 +71,7 @@ def test_request_count_endpoints_have_no_idle_timeout() -> None:
             "$.scaling.requestCount: must be an integer",
         ),
         ({"scaling": 4}, "$.scaling.type: must be one of QUEUE_DELAY, REQUEST_COUNT, not None"),
+        ({"type": "LOAD_BALANCER"}, "$.scaling.type: must be REQUEST_COUNT for a LOAD_BALANCER endpoint"),
         ({"env": {"A": 1}}, "$.env.A: must be a string"),
         ({"ports": ["80/http", 80]}, "$.ports[1]: must be a string"),
         ({"cpu": []}, "$.cpu: needs at least 1 item"),
@@ -100,7 +101,6 @@ def test_all_missing_fields_are_named() -> None:
 @pytest.mark.parametrize(
     ("change", "status", "detail"),
     [
-        ({"type": "LOAD_BALANCER", "scaling": REQUEST_COUNT}, 400, "serves QUEUE endpoints only"),
         ({"gpu": {"pools": ["ADA_24"]}}, 400, "either gpu or cpu"),
         ({"workers": {"min": 2, "max": 1}}, 400, "workers.max (1) is below workers.min (2)"),
         ({"scaling": REQUEST_COUNT, "workers": {"idleTimeout": 5}}, 400, "idleTimeout does not apply"),
@@ -162,3 +162,43 @@ def test_ids_are_random_and_no_path_of_rest() -> None:
     ids = {random_id() for _ in range(100)}
     assert len(ids) == 100
     assert not ids & api.RESERVED_ENDPOINT_IDS
+
+
+# -- load-balanced endpoints ---------------------------------------------------------------------------------
+
+BALANCED: dict[str, Any] = {**BODY, "type": "LOAD_BALANCER", "scaling": REQUEST_COUNT}
+
+
+def test_a_load_balanced_endpoint_has_a_base_and_a_health_url() -> None:
+    answer = endpoint(**BALANCED).to_json("http://here")
+    base = f"http://here/lb/{answer['id']}"
+    assert answer["requestUrls"] == {"base": base, "health": f"{base}/ping"}
+    other = endpoint(**BALANCED, env={"HEALTH_CHECK_PATH": "/v1/health"}).to_json("http://here")
+    assert other["requestUrls"]["health"].endswith(f"/lb/{other['id']}/v1/health")
+
+
+def test_a_load_balanced_endpoint_has_an_idle_timeout_although_it_scales_by_requests() -> None:
+    spec = endpoint(**BALANCED)
+    assert spec.to_json("")["workers"] == {"min": 0, "max": 3, "idleTimeout": 10}
+    assert endpoint(**BALANCED, workers={"idleTimeout": 7}).idle_timeout_s == 7
+    patched = update_endpoint(spec, {"scaling": {"type": "REQUEST_COUNT", "requestCount": 9}})
+    assert patched.fields["workers"]["idleTimeout"] == 10
+
+
+@pytest.mark.parametrize(
+    ("env", "detail"),
+    [
+        ({"PORT": "http"}, "env.PORT must be a whole number"),
+        ({"PORT_HEALTH": "70000"}, "env.PORT_HEALTH must be a port, at most 65535"),
+        ({"HEALTH_CHECK_PATH": "ping"}, "env.HEALTH_CHECK_PATH must start with a slash"),
+    ],
+)
+def test_ports_and_health_paths_that_cannot_be_are_refused(env: dict[str, str], detail: str) -> None:
+    error = refusal({**BALANCED, "env": env})
+    assert (error.status, detail in error.detail) == (400, True)
+    assert create_endpoint({**BODY, "env": env}, created_at="").env == env  # of no concern to a queue
+
+
+def test_a_load_balanced_endpoint_cannot_change_to_queue_delay() -> None:
+    with pytest.raises(Refused, match="scales by REQUEST_COUNT only"):
+        update_endpoint(endpoint(**BALANCED), {"scaling": BODY["scaling"]})
