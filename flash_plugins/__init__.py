@@ -52,6 +52,7 @@ if TYPE_CHECKING:
         ServerlessType,
     )
     from .hooks import CallEvent, CallStage, hookimpl
+    from .images import LocalImage
     from .job import JobResult, JobStatus
     from .mapping import MapIterator
     from .platforms.base import Connection, Platform, RateLimit
@@ -105,6 +106,7 @@ _HOMES = {
         "ServerlessType",
     ),
     "hooks": ("CallEvent", "CallStage", "hookimpl"),
+    "images": ("LocalImage",),
     "job": ("JobResult", "JobStatus"),
     "mapping": ("MapIterator",),
     "platforms.base": ("Connection", "Platform", "RateLimit"),
@@ -141,6 +143,7 @@ __all__ = [
     "JobResult",
     "JobStatus",
     "JobTimeout",
+    "LocalImage",
     "MapIterator",
     "MissingDependencyError",
     "NetworkVolume",

@@ -9,9 +9,11 @@ import threading
 from typing import TYPE_CHECKING
 
 from .errors import ConfigError
-from .settings import Settings, is_ci
+from .settings import Settings, config_file, image_rules, is_ci
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from .builtin.progress import Progress
     from .dispatcher import Session
     from .hooks import HookManager
@@ -24,6 +26,7 @@ _hooks: HookManager | None = None
 _progress: Progress | None = None
 _session: Session | None = None
 _configured: dict[str, str] = {}
+_script: Path | None = None
 
 
 def configure(*, platform: str | None = None, progress: str | None = None) -> None:
@@ -48,6 +51,12 @@ def configure(*, platform: str | None = None, progress: str | None = None) -> No
         _configured.update(given)
 
 
+def work_for(script: Path) -> None:
+    """Look for configuration files beside `script` rather than beside this process's own main module."""
+    global _script
+    _script = script
+
+
 def settings() -> Settings:
     """Return the settings in force now."""
     return Settings.load(**_configured)
@@ -59,12 +68,19 @@ def hooks() -> HookManager:
     with _lock:
         if _hooks is None:
             from .builtin import notice, platform_choice
+            from .builtin.local_image import ConfiguredImages, DockerImages
             from .builtin.progress import Progress
             from .hooks import HookManager
 
             _progress = Progress(lambda: settings().progress, is_ci=is_ci())
             _hooks = HookManager(
-                [("platform-choice", platform_choice), ("notice", notice), ("progress", _progress)],
+                [
+                    ("platform-choice", platform_choice),
+                    ("notice", notice),
+                    ("progress", _progress),
+                    ("docker-images", DockerImages(lambda: config_file(_script))),
+                    ("configured-images", ConfiguredImages(lambda: image_rules(_script))),
+                ],
             )
         return _hooks
 

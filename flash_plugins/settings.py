@@ -6,16 +6,23 @@ Everything else gets values as arguments.
 
 from __future__ import annotations
 
+import difflib
 import os
+import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from .errors import ConfigError
+from .images import ImageRule, LocalImage
 from .platforms import api
 
-__all__ = ["Settings", "is_ci", "worker_endpoint"]
+__all__ = ["CONFIG_FILE", "Settings", "config_file", "image_rules", "is_ci", "worker_endpoint"]
+
+#: Name of a project's configuration file.
+CONFIG_FILE = "flash-plugins.toml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,3 +108,97 @@ def _find_key(environ: Mapping[str, str]) -> tuple[str | None, str | None]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, AttributeError, IsADirectoryError) as error:
         raise ConfigError(f"{path} is not a Runpod configuration file ({error}); repair or remove it") from error
     return (found, str(path)) if isinstance(found, str) and found else (None, None)
+
+
+def config_file(script: Path | None = None) -> Path:
+    """Return the configuration file of this project, which need not exist: then it would be in this folder.
+
+    Args:
+        script: The program, None for the main module of this process.
+    """
+    found = next(_project_files(script), None)
+    return Path.cwd() / CONFIG_FILE if found is None else found
+
+
+def image_rules(script: Path | None = None) -> list[ImageRule]:
+    """Return what `[local.images]` says in the configuration files, the nearest file first.
+
+    These are the nearest `flash-plugins.toml` in the working directory or above, the nearest one beside the program
+    or above, and `~/.config/flash-plugins/config.toml`.
+
+    Args:
+        script: The program, None for the main module of this process.
+
+    Raises:
+        ConfigError: A file cannot be read or has something unknown in it, or belongs to somebody else.
+    """
+    files = [*_project_files(script), *_user_files()]
+    return [rule for path in dict.fromkeys(files) for rule in _read_image_rules(path)]
+
+
+def _project_files(script: Path | None) -> Iterator[Path]:
+    if script is None:
+        main_file = getattr(sys.modules.get("__main__"), "__file__", None)
+        script = None if main_file is None else Path(main_file)
+    for start in [Path.cwd(), *([] if script is None else [script.absolute().parent])]:
+        found = next(
+            (folder / CONFIG_FILE for folder in (start, *start.parents) if _exists(folder / CONFIG_FILE)), None
+        )
+        if found is not None:
+            _check_owner(found, start)
+            yield found
+
+
+def _user_files() -> Iterator[Path]:
+    base = os.environ.get("XDG_CONFIG_HOME") or os.path.join(os.environ.get("HOME", ""), ".config")
+    path = Path(base) / "flash-plugins" / "config.toml"
+    if path.is_absolute() and _exists(path):
+        yield path
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a folder that may not be looked into
+        return False
+
+
+def _check_owner(path: Path, start: Path) -> None:
+    """Refuse a file that somebody else put into a folder above: its commands would run as this user."""
+    owner = path.stat().st_uid
+    if path.parent != start and owner not in (0, os.getuid(), start.stat().st_uid):
+        raise ConfigError(
+            f"{path} belongs to another user (number {owner}), and its commands would run as you; remove it, or put a "
+            f"{CONFIG_FILE} of your own into {start}"
+        )
+
+
+def _read_image_rules(path: Path) -> list[ImageRule]:
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read as a configuration file: {error}") from error
+    local = _table(path, content, "local", within="")
+    images = _table(path, local, "images", within="local.")
+    return [ImageRule(pattern, _local_image(path, pattern, value), path) for pattern, value in images.items()]
+
+
+def _table(path: Path, content: Mapping[str, Any], name: str, *, within: str) -> Mapping[str, Any]:
+    """Return a table of a file, the only one that there may be at this place."""
+    for key in content:
+        if key != name:
+            hint = f"; did you mean [{within}{name}]?" if difflib.get_close_matches(key, [name]) else ""
+            raise ConfigError(f"{path}: [{within}{key}] is not known, only [local.images] is{hint}")
+    table = content.get(name, {})
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"{path}: {within}{name} must be a table, written as [local.images]")
+    return table
+
+
+def _local_image(path: Path, pattern: str, value: object) -> LocalImage:
+    if not isinstance(value, str | list):
+        raise ConfigError(f"{path}: {pattern!r} under [local.images] must be a command line, or a list of its words")
+    try:
+        return LocalImage(value, directory=path.absolute().parent)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {pattern!r} under [local.images]: {error}") from error

@@ -29,6 +29,7 @@ from .threads import BackgroundLoop, DeliveryThread
 from .window import Poller
 
 if TYPE_CHECKING:
+    from ..images import LocalImage
     from ..platforms.base import Platform
     from ..platforms.runpod import EndpointHandle, RunpodClient
 
@@ -178,7 +179,22 @@ class Session:
             is_installed = api.PACKAGE_SPEC_ENV in client.connection.worker_command
             if is_installed and api.PACKAGE_SPEC_ENV not in config.env:
                 env[api.PACKAGE_SPEC_ENV] = self._settings().package_spec or worker_packages(config.packages)
-            return await client.ensure_endpoint(config, env)
+            image_args = ""
+            if config.image is not None and not client.connection.runs_images:
+                image = await self._local_image(config)
+                image_args, env = image.args, {**image.env, **env}
+            return await client.ensure_endpoint(config, env, image_args=image_args)
+
+    async def _local_image(self, config: EndpointConfig) -> LocalImage:
+        """Return what stands for the endpoint's image on a platform that runs none. Loop thread."""
+        asked, _ = _in_thread(lambda: self.hooks.local_image(config))  # reads files, may ask Docker
+        image = await asked
+        if image is None:
+            raise ConfigError(
+                f"endpoint {config.name!r}: no plugin has a command for image {config.image!r} on platform "
+                f"{self.platform().name!r}; are the built-in ones unregistered?"
+            )
+        return image
 
     @property
     def is_ending(self) -> bool:

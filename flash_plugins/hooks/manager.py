@@ -19,6 +19,8 @@ from . import spec
 from .spec import PROJECT, CallEvent
 
 if TYPE_CHECKING:
+    from ..config import EndpointConfig
+    from ..images import LocalImage
     from ..platforms.base import Platform
     from ..settings import Settings
 
@@ -88,12 +90,17 @@ class HookManager:
         Raises:
             HookError: A plugin failed.
         """
-        self._load_installed()
-        for impl in reversed(self._manager.hook.flash_choose_platform.get_hookimpls()):
-            platform = self._gate(impl, settings=settings)
-            if platform is not None:
-                return cast("Platform", platform)
-        return None
+        return cast("Platform | None", self._first(self._manager.hook.flash_choose_platform, settings=settings))
+
+    def local_image(self, config: EndpointConfig) -> LocalImage | None:
+        """Ask `flash_local_image` about an endpoint with an image. Gate.
+
+        Raises:
+            ConfigError: There is no command for it.
+            HookError: A plugin failed.
+        """
+        hook = self._manager.hook.flash_local_image
+        return cast("LocalImage | None", self._first(hook, image=config.image, config=config))
 
     def platform_chosen(self, platform: Platform) -> None:
         """Tell `flash_platform_chosen`. Observer."""
@@ -122,6 +129,15 @@ class HookManager:
                     "repair or uninstall it"
                 ) from error
             self._observes_calls = bool(self._manager.hook.flash_call_event.get_hookimpls())
+
+    def _first(self, hook: pluggy.HookCaller, **arguments: object) -> object:
+        """Return the first answer that is not None; who was registered last is asked first."""
+        self._load_installed()
+        for impl in reversed(hook.get_hookimpls()):
+            answer = self._gate(impl, **arguments)
+            if answer is not None:
+                return answer
+        return None
 
     def _gate(self, impl: pluggy.HookImpl, **arguments: object) -> object:
         try:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
+    from ..config import EndpointConfig
+    from ..images import LocalImage
     from ..platforms.base import Platform
     from ..settings import Settings
 
@@ -73,6 +75,16 @@ def flash_choose_platform(settings: Settings) -> Platform | None:
 
     Gate. Called once per process, in the thread of the first call, before anything is started or sent.
     The first answer that is not None wins; the built-in choice answers last.
+    """
+
+
+@hookspec(firstresult=True)
+def flash_local_image(image: str, config: EndpointConfig) -> LocalImage | None:
+    """Return the command that stands for a container image on the local platform, None to leave it to the next plugin.
+
+    Gate. Called in the caller's process, in a thread of its own, before an endpoint with `image=` is created or
+    brought up to date on the local platform. The first answer that is not None wins; the configuration files and
+    then Docker are asked last.
     """
 
 

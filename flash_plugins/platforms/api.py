@@ -139,6 +139,9 @@ API_BASE_ENV: Final = "RUNPOD_API_BASE_URL"
 ENDPOINT_BASE_ENV: Final = "RUNPOD_ENDPOINT_BASE_URL"
 API_KEY_ENV: Final = "RUNPOD_API_KEY"
 
+#: File in the folder of a worker that is a container: Docker writes the container's id there.
+CONTAINER_ID_FILE: Final = "container.id"
+
 #: Variable the local platform gives its workers: a directory they share, removed with the platform.
 CACHE_DIR_ENV: Final = "FLASH_PLUGINS_CACHE_DIR"
 

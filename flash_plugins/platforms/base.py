@@ -47,6 +47,8 @@ class Connection:
         queue_delay_s: Seconds a request waits before workers are added, for endpoints whose user left that open;
             None for the default of `EndpointConfig`.
         key_advice: What to do when the key is refused, as one clause.
+        runs_images: Whether workers start from the endpoint's image; False where `flash_local_image` finds a command
+            that stands for it.
     """
 
     api_base: str
@@ -57,6 +59,7 @@ class Connection:
     limits: Mapping[str, RateLimit] | None = None
     key_advice: str | None = None
     queue_delay_s: float | None = None
+    runs_images: bool = True
 
 
 @runtime_checkable

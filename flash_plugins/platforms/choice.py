@@ -122,6 +122,7 @@ class LocalPlatform:
                 balanced_base=self._running.url + api.LOCAL_BALANCED_PATH,
                 key_advice=advice,
                 queue_delay_s=api.QUEUE_DELAY_MIN_S,
+                runs_images=False,
             )
 
     def lost_reason(self) -> str | None:

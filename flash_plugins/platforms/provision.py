@@ -22,6 +22,7 @@ def endpoint_body(
     *,
     kind: EndpointKind = EndpointKind.QUEUE,
     queue_delay_s: float | None = None,
+    image_args: str = "",
 ) -> dict[str, Any]:
     """Return the REST v2 body that creates this endpoint. Every setting is explicit: defaults may move.
 
@@ -31,6 +32,7 @@ def endpoint_body(
         worker_command: Command line that starts a worker; unused for an endpoint with an image of its own.
         kind: How it takes requests.
         queue_delay_s: The platform's own delay for an endpoint whose scaling was left open.
+        image_args: Start command of an endpoint with an image of its own; empty for the image's.
     """
     is_balanced = kind is EndpointKind.LOAD_BALANCER
     config = config.for_routes() if is_balanced else config
@@ -50,7 +52,7 @@ def endpoint_body(
         "type": kind.value,
         "scaling": scaling,
         "image": config.image or (f"python:{env[api.PYTHON_ENV]}-slim" if config.cpu else _GPU_IMAGE),
-        "args": "" if config.image else worker_command,
+        "args": image_args if config.image else worker_command,
         "env": {**config.env, **env, api.MAX_CONCURRENCY_ENV: str(config.max_concurrency)},
         "workers": workers,
         "timeout": config.execution_timeout_ms or api.NO_EXECUTION_LIMIT_MS,

@@ -84,6 +84,7 @@ class RunpodClient:
         *,
         kind: EndpointKind = EndpointKind.QUEUE,
         cargo: Mapping[str, str] | None = None,
+        image_args: str = "",
     ) -> EndpointHandle:
         """Return the endpoint of this name, created or brought up to date as needed.
 
@@ -92,6 +93,7 @@ class RunpodClient:
             env: Environment that the package itself adds to `config.env`.
             kind: How it takes requests.
             cargo: Variables with the code that is deployed with it; None leaves those that it has.
+            image_args: Start command of an image endpoint; empty for the image's own.
 
         Raises:
             ConfigError: An endpoint of that name exists and cannot become this one.
@@ -104,6 +106,7 @@ class RunpodClient:
             connection.worker_command,
             kind=kind,
             queue_delay_s=connection.queue_delay_s,
+            image_args=image_args,
         )
         listed = await self.http.json("GET", self._rest(api.SERVERLESS_PATH))
         found = next((e for e in listed.get("endpoints") or () if e.get("name") == body["name"]), None)

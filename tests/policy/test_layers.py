@@ -26,6 +26,7 @@ LAYERS: list[set[str]] = [
         "code",
         "replay",
         "routes",
+        "images",
     },
     {"hooks", "objects"},
     {"platforms"},

@@ -8,7 +8,7 @@ It runs as a script of its own (`python -I -S guardian.py RUN_DIR`), with the st
 stdin is a pipe that only the platform holds: when the platform ends, however it ends, the pipe closes, and
 the guardian kills every process group it started and every orphan it inherited, removes the run directory
 and ends. It is a child subreaper where the kernel has that (Linux), so that a process which left its
-worker's group still ends up as its child.
+worker's group still ends up as its child. A container is removed by its id: it is a child of Docker's engine.
 
 Commands: `{"op": "start", "id", "argv", "env", "cwd", "log"}`, `{"op": "signal", "id", "signal"}`.
 Events: `{"id", "pid"}`, `{"id", "exit": code, negative for a signal}`, `{"id", "failed": reason}`.
@@ -37,6 +37,8 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 #: How long killed processes may take to disappear before the guardian gives up waiting, seconds.
 _KILL_WAIT_S = 5.0
+#: File in a worker's folder with the id of its container, see `platforms.api.CONTAINER_ID_FILE`.
+_CONTAINER_ID_FILE = "container.id"
 
 
 class Guardian:
@@ -44,9 +46,8 @@ class Guardian:
 
     def __init__(self, run_dir: str) -> None:
         self._run_dir = run_dir
-        self._workers: dict[int, str] = {}
-        self._logs: dict[int, str] = {}
-        self._scratch: dict[int, str] = {}
+        self._workers: dict[int, dict[str, Any]] = {}  # by process: the command that started it
+        self._removals: set[int] = set()  # processes that remove containers
 
     def serve(self, commands: int, wakeups: int) -> None:
         """Obey until the command pipe closes, then leave nothing behind."""
@@ -77,8 +78,8 @@ class Guardian:
         if command["op"] == "start":
             self._start(command)
         else:
-            for pid, worker_id in self._workers.items():
-                if worker_id == command["id"]:
+            for pid, started in self._workers.items():
+                if started["id"] == command["id"]:
                     _signal_group(pid, command["signal"])
 
     def _start(self, command: dict[str, Any]) -> None:
@@ -90,9 +91,7 @@ class Guardian:
             shutil.rmtree(command["cwd"], ignore_errors=True)
             return
         process.returncode = 0  # reaped by `_reap`, together with inherited orphans
-        self._workers[process.pid] = worker_id
-        self._logs[process.pid] = command["log"]
-        self._scratch[process.pid] = command["cwd"]
+        self._workers[process.pid] = command
         _tell({"id": worker_id, "pid": process.pid})
 
     def _reap(self) -> None:
@@ -103,11 +102,12 @@ class Guardian:
                 return
             if pid == 0:
                 return
-            worker_id = self._workers.pop(pid, None)
-            if worker_id is not None:
-                del self._logs[pid]
-                _tell({"id": worker_id, "exit": os.waitstatus_to_exitcode(status)})
-                shutil.rmtree(self._scratch.pop(pid), ignore_errors=True)
+            self._removals.discard(pid)
+            command = self._workers.pop(pid, None)
+            if command is not None:
+                self._remove_container(command)
+                _tell({"id": command["id"], "exit": os.waitstatus_to_exitcode(status)})
+                shutil.rmtree(command["cwd"], ignore_errors=True)
 
     def _wait_for_one(self) -> tuple[int, int]:
         """Reap a child that has ended and return it with its status, 0 if there is none just now.
@@ -127,10 +127,25 @@ class Guardian:
             _signal_group(found.si_pid, signal.SIGKILL)
         return os.waitpid(found.si_pid, 0)
 
+    def _remove_container(self, command: dict[str, Any]) -> None:
+        """Have the engine remove the container of a worker that has ended, if it was one."""
+        try:
+            with open(os.path.join(command["cwd"], _CONTAINER_ID_FILE)) as file:
+                container = file.read().strip()
+        except OSError:
+            return
+        if container:
+            remover = _run_quietly([command["argv"][0], "rm", "--force", container], command["env"])
+            if remover is not None:
+                self._removals.add(remover)
+
     def _kill_all(self) -> None:
         deadline = time.monotonic() + _KILL_WAIT_S
         for pid in self._workers:
             _signal_group(pid, signal.SIGKILL)
+        while (self._workers or self._removals) and time.monotonic() < deadline:
+            self._reap()
+            time.sleep(0.01)
         while time.monotonic() < deadline:
             for pid in _descendants(os.getpid()):
                 with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -143,7 +158,7 @@ class Guardian:
             time.sleep(0.01)
 
     def _limit_logs(self) -> None:
-        for path in self._logs.values():
+        for path in [command["log"] for command in self._workers.values()]:
             with contextlib.suppress(OSError):
                 if os.stat(path).st_size > _LOG_LIMIT_BYTES:
                     with open(path, "rb+") as log:
@@ -169,6 +184,23 @@ def _spawn(command: dict[str, Any]) -> subprocess.Popen[bytes]:
         )
     finally:
         os.close(log)
+
+
+def _run_quietly(argv: list[str], env: dict[str, str]) -> int | None:
+    """Start a program of the worker's kind that is reaped with the others; return its process, None if it cannot."""
+    try:
+        process = subprocess.Popen(
+            argv,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    except OSError:  # uninstalled meanwhile
+        return None
+    process.returncode = 0  # reaped by `_reap`
+    return process.pid
 
 
 def _tell(event: dict[str, Any]) -> None:

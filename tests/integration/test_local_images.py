@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Images on the local platform: real workers that a configuration file, or a Docker command, stands for."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from flash_plugins import ConfigError, EndpointConfig, process
+from flash_plugins.platforms.local.launch import RunningPlatform, launch
+from flash_plugins.platforms.runpod import EndpointHandle
+from tests.integration.local_support import WORKERS, Client, is_running, wait_for, wait_until_gone
+
+#: Stands in for Docker: an engine that "runs" any image as the echo worker, with the variables of `--env` only.
+FAKE_DOCKER = """#!PYTHON
+import json, os, signal, subprocess, sys
+
+def note(**what):
+    with open(__file__ + ".notes", "a") as file:
+        file.write(json.dumps(what) + "\\n")
+
+words = sys.argv[1:]
+if words[0] == "run":
+    names = [words[place + 1] for place, word in enumerate(words) if word == "--env"]
+    env = {name: os.environ[name] for name in names if name in os.environ}
+    # The engine's child, not the client's: it survives what happens to the client.
+    container = subprocess.Popen([sys.executable, "ECHO"], env=env, start_new_session=True)
+    with open(words[words.index("--cidfile") + 1], "x") as file:
+        file.write(str(container.pid))
+    note(pid=container.pid)
+    sys.exit(container.wait())
+elif words[0] == "rm":
+    note(removed=words[-1])
+    os.killpg(int(words[-1]), signal.SIGKILL)
+"""
+
+
+@pytest.fixture
+def platform(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[RunningPlatform]:
+    """A platform that the process under test finds running."""
+    runtime = tmp_path / "runtime"
+    runtime.mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    process.close()
+    running = launch(detach=True)
+    try:
+        yield running
+    finally:
+        process.close()
+        running.stop()
+
+
+def provision(image: str, **parameters: object) -> EndpointHandle:
+    config = EndpointConfig.from_parameters("served", {"image": image, "cpu": "cpu3c-1-2", **parameters})
+    session = process.session()
+    session.platform()
+    handle: EndpointHandle = session.loop.call(session.provision(config, streams=False), 60.0)
+    return handle
+
+
+def run_job(client: Client, endpoint_id: str, wanted: object) -> dict[str, object]:
+    job = client.ok("POST", f"/v2/{endpoint_id}/run", {"input": wanted})
+    finished: dict[str, object] = client.finished(endpoint_id, job["id"])
+    assert finished["status"] == "COMPLETED", finished
+    return finished
+
+
+def test_a_queue_image_is_a_worker_of_the_official_sdk(platform: RunningPlatform, tmp_path: Path) -> None:
+    (tmp_path / "handler.py").write_text((WORKERS / "echo.py").read_text())
+    (tmp_path / "flash-plugins.toml").write_text("[local.images]\n'acme/echo:*' = 'LEVEL=$LEVEL python handler.py'\n")
+    handle = provision("acme/echo:1.2", env={"LEVEL": "9"})
+    client = Client.of(platform)
+    shown = client.ok("GET", f"/v2/serverless/{handle.id}")
+    assert shown["image"] == "acme/echo:1.2"
+    assert "handler.py" in shown["args"]
+    output = run_job(client, handle.id, {"x": 3})["output"]
+    assert isinstance(output, dict)
+    assert output["echo"] == {"x": 3}
+    environment = psutil.Process(int(output["pid"])).environ()
+    assert environment["LEVEL"] == "9"
+    assert provision("acme/echo:1.2", env={"LEVEL": "9"}).id == handle.id
+
+
+def test_an_image_that_nothing_stands_for_creates_nothing(
+    platform: RunningPlatform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"Docker is not installed.*flash-plugins\.toml"):
+        provision("acme/echo:1.2")
+    assert Client.of(platform).ok("GET", "/v2/serverless") == {"endpoints": []}
+
+
+@pytest.fixture
+def docker_notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A fake Docker on PATH; returns where it notes what it was asked."""
+    docker = tmp_path / "bin" / "docker"
+    docker.parent.mkdir()
+    docker.write_text(FAKE_DOCKER.replace("PYTHON", sys.executable).replace("ECHO", str(WORKERS / "echo.py")))
+    docker.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{docker.parent}{os.pathsep}{os.environ['PATH']}")
+    return docker.with_name("docker.notes")
+
+
+def noted(notes: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in notes.read_text().splitlines()] if notes.exists() else []
+
+
+def test_docker_runs_an_image_whose_container_ends_with_its_worker(
+    docker_notes: Path, platform: RunningPlatform
+) -> None:
+    handle = provision("acme/echo:1.2", env={"LEVEL": "9"})
+    client = Client.of(platform)
+    assert run_job(client, handle.id, {"x": 3})["workerId"]
+    container = int(str(noted(docker_notes)[0]["pid"]))
+    assert psutil.Process(container).environ()["LEVEL"] == "9"
+    client.request("DELETE", f"/v2/serverless/{handle.id}")
+    wait_until_gone([container])
+    wait_for(lambda: {"removed": str(container)} in noted(docker_notes))
+
+
+@pytest.mark.parametrize("how", ["stopped", "killed"])
+def test_docker_containers_end_with_the_platform(docker_notes: Path, platform: RunningPlatform, how: str) -> None:
+    handle = provision("acme/echo:1.2")
+    client = Client.of(platform)
+    run_job(client, handle.id, {"x": 3})
+    container = int(str(noted(docker_notes)[0]["pid"]))
+    assert is_running(container)
+    if how == "stopped":
+        platform.stop()
+    else:
+        psutil.Process(platform.pid).kill()
+    wait_until_gone([container])
+    wait_for(lambda: {"removed": str(container)} in noted(docker_notes))
+    wait_for(lambda: not platform.run_dir.exists())
