@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         UnpicklableError,
         WaitTimeout,
         WorkerLost,
+        WorkerStartFailed,
     )
     from .hardware import (
         CPU_DATACENTERS,
@@ -94,6 +95,7 @@ _HOMES = {
         "UnpicklableError",
         "WaitTimeout",
         "WorkerLost",
+        "WorkerStartFailed",
     ),
     "hardware": (
         "CPU_DATACENTERS",
@@ -171,6 +173,7 @@ __all__ = [
     "UnpicklableError",
     "WaitTimeout",
     "WorkerLost",
+    "WorkerStartFailed",
     "__version__",
     "close",
     "configure",

@@ -22,6 +22,7 @@
     │   ├── JobExpired                      its result is no longer kept
     │   ├── ResultLost                      what its worker sent did not all arrive
     │   ├── WorkerLost                      its workers died, more often than it is tried
+    │   │   └── WorkerStartFailed           its workers end, again and again, before they take a first job
     │   └── SubmissionUnknown               the connection broke before the platform answered
     ├── StreamConsumed (RuntimeError)       the values of a stream were asked for twice
     ├── WaitTimeout (TimeoutError)          the caller stopped waiting; the job goes on
@@ -63,6 +64,7 @@ __all__ = [
     "UnpicklableError",
     "WaitTimeout",
     "WorkerLost",
+    "WorkerStartFailed",
 ]
 
 
@@ -96,12 +98,14 @@ class ApiError(PlatformError):
     Attributes:
         status: HTTP status code.
         detail: The platform's own words, None if it gave none.
+        errors: Its words about single fields, such as `$.workers.max: must be at least 0`.
     """
 
-    def __init__(self, message: str, *, status: int, detail: str | None = None) -> None:
+    def __init__(self, message: str, *, status: int, detail: str | None = None, errors: tuple[str, ...] = ()) -> None:
         super().__init__(message)
         self.status = status
         self.detail = detail
+        self.errors = errors
 
 
 class NotFoundError(ApiError, LookupError):
@@ -180,6 +184,10 @@ class WorkerLost(JobError):
 
 class SubmissionUnknown(JobError):
     """The connection broke before the platform answered: the job may or may not run."""
+
+
+class WorkerStartFailed(WorkerLost):
+    """The endpoint's workers end, again and again, before they take a first job; the message has their last words."""
 
 
 class StreamConsumed(FlashPluginsError, RuntimeError):

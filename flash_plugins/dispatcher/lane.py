@@ -34,6 +34,7 @@ from ..errors import (
     PlatformUnavailable,
     SubmissionUnknown,
     WorkerLost,
+    WorkerStartFailed,
 )
 from ..hooks import CallEvent, CallStage
 from ..job import JobResult, JobStatus
@@ -534,7 +535,9 @@ def _failure(call: Call[Any], job: JobResult) -> FlashPluginsError:
                 f"{call!r} passed a time limit: {error}; the limit is execution_timeout_ms of the endpoint",
                 job_id=job.id,
             )
-    if error.startswith((api.WORKER_LOST_PREFIX, api.WORKER_START_FAILED_PREFIX)):
+    if error.startswith(api.WORKER_START_FAILED_PREFIX):
+        return WorkerStartFailed(f"{call!r}: {error}", job_id=job.id)
+    if error.startswith(api.WORKER_LOST_PREFIX):
         return WorkerLost(f"{call!r}: {error}", job_id=job.id)
     if error.startswith(api.DEPENDENCIES_FAILED_PREFIX):
         return DependencyError(f"{call!r}: {error}", job_id=job.id)

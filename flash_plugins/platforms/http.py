@@ -7,6 +7,7 @@ second on a slow machine): do it off the user's thread.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 from collections.abc import AsyncIterator, Mapping
@@ -17,7 +18,7 @@ import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
 
-from ..errors import ApiError, AuthenticationError, NotFoundError, PlatformError
+from ..errors import ApiError, AuthenticationError, NotFoundError, PlatformError, PlatformUnavailable
 from .base import Connection
 from .resolver import LastingResolver
 
@@ -32,7 +33,7 @@ _KEEPALIVE_S = 15.0
 _SLICE_BYTES = 262_144
 
 
-class TransportFailure(PlatformError, ConnectionError):
+class TransportFailure(PlatformUnavailable):
     """No answer came.
 
     Attributes:
@@ -125,27 +126,52 @@ class HttpClient:
             RateLimited: Fewer requests are wanted (429).
             ApiError: Any other refusal.
         """
+        response = await self._answered(method, url, content, [], read_timeout_s)
+        try:
+            await response.aread()
+        except httpx.TransportError as error:
+            raise _broken(method, url, error) from error
+        if response.status_code >= 400:
+            raise _refusal(method, url, response, self.connection)
+        return response
+
+    @contextlib.asynccontextmanager
+    async def lines(
+        self, url: str, headers: Mapping[str, str], *, read_timeout_s: float = READ_TIMEOUT_S
+    ) -> AsyncIterator[AsyncIterator[str]]:
+        """Get what a server sends line by line for as long as it likes; raises as `request` does, also between lines.
+
+        Args:
+            url: What to get.
+            headers: Sent besides those of every request.
+            read_timeout_s: Longest silence, seconds.
+        """
+        response = await self._answered("GET", url, None, list(headers.items()), read_timeout_s)
+        try:
+            if response.status_code >= 400:
+                await response.aread()
+                raise _refusal("GET", url, response, self.connection)
+            yield response.aiter_lines()
+        except httpx.TransportError as error:
+            raise _broken("GET", url, error) from error
+        finally:
+            await response.aclose()
+
+    async def _answered(
+        self, method: str, url: str, content: bytes | None, headers: list[tuple[str, str]], read_timeout_s: float
+    ) -> httpx.Response:
+        """Send a request and return its answer, whose body is still to be read."""
         if self._is_closed:
             raise TransportFailure(f"{method} {_public(url)}: the connection is closed", was_sent=False)
         timeout = {"connect": _CONNECT_TIMEOUT_S, "read": read_timeout_s, "write": read_timeout_s, "pool": None}
-        headers, body = self._headers, cast("bytes | AsyncIterator[bytes] | None", content)
+        headers, body = [*self._headers, *headers], cast("bytes | AsyncIterator[bytes] | None", content)
         if content is not None and len(content) > _SLICE_BYTES:
             headers, body = [*headers, ("Content-Length", str(len(content)))], _slices(content)
         request = httpx.Request(method, _parsed(url), headers=headers, content=body, extensions={"timeout": timeout})
         try:
-            response = await self._transport.handle_async_request(request)
-            await response.aread()
+            return await self._transport.handle_async_request(request)
         except httpx.TransportError as error:
-            # httpx-aiohttp maps a broken connection to ConnectTimeout: only aiohttp's own class tells
-            # "never connected" (safe to repeat) from "connection lost" (not safe).
-            was_sent = not isinstance(error.__cause__, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError))
-            raise TransportFailure(
-                f"{method} {_public(url)} got no answer: {type(error.__cause__ or error).__name__}: {error}",
-                was_sent=was_sent,
-            ) from error
-        if response.status_code >= 400:
-            raise _refusal(method, url, response, self.connection)
-        return response
+            raise _broken(method, url, error) from error
 
     def _session(self) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
@@ -162,34 +188,49 @@ async def _slices(content: bytes) -> AsyncIterator[bytes]:
         yield content[start : start + _SLICE_BYTES]
 
 
+def _broken(method: str, url: str, error: httpx.TransportError) -> TransportFailure:
+    # httpx-aiohttp maps a broken connection to ConnectTimeout: only aiohttp's own class tells "never connected"
+    # (safe to repeat) from "connection lost" (not safe).
+    was_sent = not isinstance(error.__cause__, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError))
+    return TransportFailure(
+        f"{method} {_public(url)} got no answer: {type(error.__cause__ or error).__name__}: {error}",
+        was_sent=was_sent,
+    )
+
+
 #: Parsing a URL takes 0.15 ms; most requests go to a few.
 _parsed = functools.lru_cache(maxsize=256)(httpx.URL)
 
 
 def _refusal(method: str, url: str, response: httpx.Response, connection: Connection) -> PlatformError:
-    detail = _detail(response, connection.key)
+    detail, errors = _detail(response, connection.key)
     said = f"{method} {_public(url)} was answered with {response.status_code}: {detail or response.reason_phrase}"
     match response.status_code:
-        case 401 | 403:
-            return AuthenticationError(said if connection.key_advice is None else f"{said}; {connection.key_advice}")
+        case 401 | 403 as status:
+            advice = "" if connection.key_advice is None else f"; {connection.key_advice}"
+            may_not = "; the key is known but may not do this: give it more permissions" if status == 403 else ""
+            return AuthenticationError(f"{said}{may_not}{advice}")
         case 404:
-            return NotFoundError(said, status=404, detail=detail)
+            return NotFoundError(said, status=404, detail=detail, errors=errors)
         case 429:
             return RateLimited(said, detail=detail, retry_after_s=_retry_after_s(response))
         case status:
-            return ApiError(said, status=status, detail=detail)
+            return ApiError(said, status=status, detail=detail, errors=errors)
 
 
-def _detail(response: httpx.Response, key: str) -> str | None:
+def _detail(response: httpx.Response, key: str) -> tuple[str | None, tuple[str, ...]]:
+    """Return the platform's words, whole and by field."""
     try:
         answer = response.json()
     except ValueError:
-        return _without(key, response.text)[:500] or None
+        return _without(key, response.text)[:500] or None, ()
     if not isinstance(answer, Mapping):
-        return _without(key, str(answer))[:500]
-    words = [str(answer[key]) for key in ("title", "detail", "error", "message") if answer.get(key)]
-    words += [str(entry) for entry in answer.get("errors") or ()]
-    return _without(key, "; ".join(words))[:2000] or None
+        return _without(key, str(answer))[:500], ()
+    words = [str(answer[name]) for name in ("title", "detail", "error", "message") if answer.get(name)]
+    listed = answer.get("errors")
+    errors = tuple(_without(key, str(entry)) for entry in listed) if isinstance(listed, list) else ()
+    words += [error for error in errors if not any(error in word for word in words)]
+    return _without(key, "; ".join(words))[:2000] or None, errors
 
 
 def _retry_after_s(response: httpx.Response) -> float:

@@ -133,6 +133,7 @@ class FakeRunpod:
         scripts: Steps by operation, each used once, before the normal behaviour.
         requests: Everything that came in.
         endpoints: By id, as they are listed.
+        volumes: By id, as they are listed.
         has: Digests of the blobs that the worker has.
         url_base: Scheme and host of the request URLs, when not the server's own.
         keeps_alive: Whether connections are kept.
@@ -144,6 +145,7 @@ class FakeRunpod:
         self.scripts: dict[str, deque[Step]] = defaultdict(deque)
         self.requests: list[Request] = []
         self.endpoints: dict[str, dict[str, Any]] = {}
+        self.volumes: dict[str, dict[str, Any]] = {}
         self.jobs: dict[str, Job] = {}
         self.has: set[str] = set()
         self.url_base: str | None = None
@@ -283,6 +285,19 @@ class FakeRunpod:
                 return Answer(content={"endpoints": list(self.endpoints.values())})
             case "create":
                 return Answer(201, self.add_endpoint(request.json))
+            case "get" if request.path.rsplit("/", 1)[1] in self.endpoints:
+                return Answer(content=self.endpoints[request.path.rsplit("/", 1)[1]])
+            case "list volumes":
+                return Answer(content={"networkVolumes": list(self.volumes.values())})
+            case "create volume":
+                volume = {"type": "STANDARD", **request.json, "id": f"vol{next(self._endpoint_numbers)}"}
+                return Answer(201, self.volumes.setdefault(volume["id"], volume))
+            case "get volume" if request.path.rsplit("/", 1)[1] in self.volumes:
+                return Answer(content=self.volumes[request.path.rsplit("/", 1)[1]])
+            case "delete volume" | "delete":
+                kept = self.volumes if "volume" in request.operation else self.endpoints
+                known = kept.pop(request.path.rsplit("/", 1)[1], None)
+                return Answer(204, b"") if known else Answer(404, {"error": "no such thing"})
             case "patch":
                 endpoint = self.endpoints[request.path.rsplit("/", 1)[1]]
                 endpoint.update(request.json)
@@ -403,8 +418,13 @@ async def _read(reader: asyncio.StreamReader) -> Request:
 def _operation(method: str, path: str) -> str:
     if path == api.SERVERLESS_PATH:
         return "list" if method == "GET" else "create"
+    if path == api.VOLUMES_PATH:
+        return "list volumes" if method == "GET" else "create volume"
+    if path.startswith(f"{api.VOLUMES_PATH}/"):
+        return f"{method.lower()} volume"
     if path.startswith(f"{api.SERVERLESS_PATH}/"):
-        return method.lower()
+        *_, endpoint, last = path.split("/")
+        return method.lower() if endpoint == "serverless" else last
     for name, template in PATHS.items():
         pattern = re.escape(template).replace(r"\{id\}", "[^/]+").replace(r"\{job_id\}", "[^/]+")
         if re.fullmatch(pattern, path):
