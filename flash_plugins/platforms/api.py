@@ -31,11 +31,12 @@ CLOUD_BALANCED_BASE: Final = "https://{id}.api.runpod.ai"
 #: The same below the URL of the local platform. One path segment, because loopback has no subdomains.
 LOCAL_BALANCED_PATH: Final = "/lb/{id}"
 
-#: REST v2 collections: serverless endpoints, network volumes, templates, what can be rented.
+#: REST v2 collections: serverless endpoints, network volumes, templates, what can be rented, what it cost.
 SERVERLESS_PATH: Final = "/v2/serverless"
 VOLUMES_PATH: Final = "/v2/network-volumes"
 TEMPLATES_PATH: Final = "/v2/templates"
 CATALOG_PATH: Final = "/v2/catalog"
+BILLING_PATH: Final = "/v2/billing"
 
 #: First path segments of REST v2 below `/v2/`; an endpoint id may be none of them: locally both share a port.
 RESERVED_ENDPOINT_IDS: Final = frozenset(

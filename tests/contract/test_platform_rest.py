@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -125,6 +126,61 @@ def test_workers_are_listed_with_a_summary(client: Client, check: Check) -> None
     assert all(worker["version"] == 2 and not worker["isStale"] for worker in answer["workers"])
 
 
+def test_releases_tell_what_changed_with_each_version(client: Client, check: Check) -> None:
+    body = {**BODY, "env": {"KEPT": "1", "OLD": "1"}, "workers": {"min": 1, "max": 1}}
+    created = client.ok("POST", "/v2/serverless", body)
+    path = f"/v2/serverless/{created['id']}"
+    client.ok("PATCH", path, {"workers": {"max": 2}})
+    client.ok("PATCH", path, {"name": "renamed", "env": {"KEPT": "1", "NEW": "2"}, "disk": 7})
+
+    answer = wait_for(lambda: one if (one := client.ok("GET", f"{path}/releases"))["rollout"]["workersTotal"] else None)
+    check("ListEndpointReleasesResponse", answer)
+    assert answer["endpointVersion"] == 2
+    assert answer["rollout"] == {
+        "inProgress": False,
+        "workersOnLatest": 1,
+        "workersTotal": 1,
+        "percentOnLatest": 100,
+    }
+    newest, first = answer["releases"]
+    assert (first["version"], first["diff"], first["createdAt"]) == (1, [], created["createdAt"])
+    assert (newest["version"], newest["source"], newest["workerCount"]) == (2, "MANUAL", 1)
+    assert {one["field"]: (one["old"], one["new"]) for one in newest["diff"]} == {
+        "name": ("rest", "renamed"),
+        "workers.max": (1, 2),
+        "env.OLD": ("1", None),
+        "env.NEW": (None, "2"),
+        "disk": (None, 7),
+    }
+    client.ok("DELETE", path)
+    refused(client, check, "GET", f"{path}/releases", None, 404)
+
+
+def test_every_answer_tells_the_quota(client: Client) -> None:
+    for method, path in (("GET", "/v2/serverless"), ("GET", "/v2/serverless/nosuch"), ("PUT", "/v2/templates")):
+        _, _, headers = client.request(method, path)
+        assert re.fullmatch(r'"minute";r=\d+;t=\d+, "hour";r=\d+;t=\d+, "day";r=\d+;t=\d+', headers["ratelimit"])
+        assert headers["ratelimit-policy"].startswith('"minute";q=60000;w=60, "hour";q=')
+    _, _, headers = client.request("GET", "/v2/serverless", headers={"Authorization": "Bearer wrong"})
+    assert "ratelimit" not in headers
+
+
+def test_over_the_quota_requests_are_told_when_to_come_again(check: Check) -> None:
+    platform = launch(faults={"rest_per_minute": 2})
+    try:
+        client = Client.of(platform)
+        left = [client.request("GET", "/v2/serverless")[2]["ratelimit"] for _ in range(2)]
+        assert [text.split(";")[1] for text in left] == ["r=1", "r=0"]
+        status, answer, headers = client.request("GET", "/v2/serverless")
+        assert status == 429
+        check("ErrorResponse", answer)
+        assert 1 <= int(headers["retry-after"]) <= 60
+        assert headers["ratelimit"].startswith(f'"minute";r=0;t={headers["retry-after"]}, "hour";r=98;')
+        assert headers["ratelimit-policy"] == '"minute";q=2;w=60, "hour";q=100;w=3600, "day";q=1666;w=86400'
+    finally:
+        platform.stop()
+
+
 @pytest.mark.parametrize(
     ("change", "status", "text"),
     [
@@ -132,6 +188,8 @@ def test_workers_are_listed_with_a_summary(client: Client, check: Check) -> None
         ({"workers": {"min": "one"}}, 422, "$.workers.min: must be an integer"),
         ({"gpu": {"pools": ["ADA_24"]}}, 400, "either gpu or cpu"),
         ({"args": ""}, 400, "args is missing"),
+        ({"workers": {"min": 1001, "max": 1001}}, 400, "over what the local platform starts: 1000"),
+        ({"env": {"A=B": "x"}}, 400, "env variable 'A=B' cannot be set"),
         ({"templateId": "t"}, 404, "template 't' not found"),
     ],
 )

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ...hardware import GpuGroup, GpuType
 from .. import api
 from .fields import (
     CONTAINER_CHECKS,
@@ -33,6 +34,10 @@ from .scaler import QueueDelay, RequestCount, Scaling
 __all__ = ["EndpointSpec", "create_endpoint", "random_id", "update_endpoint"]
 
 _ID_ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
+#: Most workers of an endpoint; on Runpod an account has a quota. All of them are processes of this machine.
+_WORKERS_LIMIT = 1_000
+#: Digits of the longest number that a variable may hold.
+_COUNT_DIGITS = 15
 #: GB of memory per vCPU by the last letter of a CPU flavor (compute, general, memory), from the catalog.
 _CPU_MEMORY_GB = {"c": 2, "g": 4, "m": 8}
 #: Changes of these make a new version: workers of the old one are replaced.
@@ -158,7 +163,9 @@ def create_endpoint(body: JsonObject, *, created_at: str) -> EndpointSpec:
     gpu = body.get("gpu")
     if isinstance(gpu, dict) and "pools" not in gpu:
         errors.append("$.gpu: missing property 'pools'")
-    if body.get("type") == "LOAD_BALANCER" and body.get("scaling", {}).get("type") == "QUEUE_DELAY":
+    if isinstance(gpu, dict) and gpu.get("minCudaVersion") == "":
+        errors.append("$.gpu.minCudaVersion: '' is not a version such as 12.8")
+    if body.get("type") == "LOAD_BALANCER" and _scaling_type(body.get("scaling")) == "QUEUE_DELAY":
         errors.append("$.scaling.type: must be REQUEST_COUNT for a LOAD_BALANCER endpoint")
     refuse(errors)
     workers = {
@@ -230,15 +237,20 @@ def _check_rules(fields: JsonObject) -> None:
     workers = fields["workers"]
     if workers["max"] < workers["min"]:
         raise Refused(400, f"workers.max ({workers['max']}) is below workers.min ({workers['min']})")
+    if workers["max"] > _WORKERS_LIMIT:
+        raise Refused(400, f"workers.max ({workers['max']}) is over what the local platform starts: {_WORKERS_LIMIT}")
     if not is_balanced and fields["scaling"]["type"] == "REQUEST_COUNT" and "idleTimeout" in workers:
         raise Refused(400, "workers.idleTimeout does not apply to a QUEUE endpoint with REQUEST_COUNT")
     gpu = fields.get("gpu", {})
     if gpu.get("allowedCudaVersions") and gpu.get("minCudaVersion"):
         raise Refused(400, "gpu.allowedCudaVersions and gpu.minCudaVersion exclude each other")
+    _check_exclusions(gpu.get("pools", []), gpu.get("excludedTypes", []))
     try:
         words = shlex.split(fields.get("args", ""))
     except ValueError as error:
         raise Refused(400, f"args is not a command line: {error}") from error
+    if not _is_process_text(fields.get("args", "")):
+        raise Refused(400, "args is not a command line: it has a NUL, or half of a surrogate pair")
     if not words:
         raise Refused(
             400,
@@ -248,13 +260,29 @@ def _check_rules(fields: JsonObject) -> None:
     _check_environment(fields.get("env", {}), is_balanced=is_balanced)
 
 
+def _check_exclusions(pools: list[str], excluded: list[str]) -> None:
+    """Check that excluded GPU types are of the pools, and leave one; pools that we do not know may hold any."""
+    if any(pool not in set(GpuGroup.all()) for pool in pools):
+        return
+    held = {gpu.value for gpu in GpuType.all() if gpu.pool in pools}
+    for name in excluded:
+        if name.strip() not in held:
+            raise Refused(400, f"gpu.excludedTypes: {name[:100]!r} is no GPU type of {', '.join(pools)}")
+    if held and held <= {name.strip() for name in excluded}:
+        raise Refused(400, f"gpu.excludedTypes leaves no GPU type of {', '.join(pools)}")
+
+
 def _check_environment(env: Mapping[str, str], *, is_balanced: bool) -> None:
     """Check the variables that mean something to the platform."""
+    for name, text in env.items():
+        if not name or "=" in name or not _is_process_text(name + text):
+            problem = "a name is not empty and has no '='; neither it nor the value has NUL or half of a surrogate pair"
+            raise Refused(400, f"env variable {name[:100]!r} cannot be set: {problem}")
     ports = (api.PORT_ENV, api.PORT_HEALTH_ENV) if is_balanced else ()
     for name in (api.MAX_CONCURRENCY_ENV, api.INIT_TIMEOUT_ENV, api.PING_INTERVAL_ENV, *ports):
-        text = env.get(name)
-        if text is not None and not (text.isascii() and text.isdigit() and int(text) >= 1):
-            raise Refused(400, f"env.{name} must be a whole number of at least 1, not {text!r}")
+        value = env.get(name)
+        if value is not None and not _is_count(value):
+            raise Refused(400, f"env.{name} must be a whole number of at least 1, not {value[:100]!r}")
     for name in ports:
         if int(env.get(name, "1")) > _PORT_MAX:
             raise Refused(400, f"env.{name} must be a port, at most {_PORT_MAX}, not {env[name]}")
@@ -263,24 +291,37 @@ def _check_environment(env: Mapping[str, str], *, is_balanced: bool) -> None:
         raise Refused(400, f"env.{api.HEALTH_CHECK_PATH_ENV} must start with a slash, not {path!r}")
 
 
+def _is_count(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= _COUNT_DIGITS and int(text) >= 1
+
+
+def _is_process_text(text: str) -> bool:
+    """Return whether a process can be given a text as argument or variable."""
+    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def _check_fields(body: JsonObject) -> list[str]:
     return object_of(_FIELDS)(body, "$")
 
 
 def _scaling(value: Any, path: str) -> list[str]:
-    kind = value.get("type") if isinstance(value, dict) else None
-    if kind == "QUEUE_DELAY":
-        amount, check = "queueDelay", number(api.QUEUE_DELAY_MIN_S, is_whole=False)
-    elif kind == "REQUEST_COUNT":
-        amount, check = "requestCount", number(1)
-    else:
-        return [f"{path}.type: must be one of QUEUE_DELAY, REQUEST_COUNT, not {kind!r}"]
+    kind = _scaling_type(value)
+    errors = one_of("QUEUE_DELAY", "REQUEST_COUNT")(kind, f"{path}.type")
+    if errors:
+        return errors
+    is_delay = kind == "QUEUE_DELAY"
+    amount = "queueDelay" if is_delay else "requestCount"
+    check = number(api.QUEUE_DELAY_MIN_S, is_whole=False) if is_delay else number(1)
     return object_of({"type": string(), amount: check}, required=(amount,))(value, path)
+
+
+def _scaling_type(value: Any) -> Any:
+    return value.get("type") if isinstance(value, dict) else None
 
 
 def _power_of_two(value: Any, path: str) -> list[str]:
     errors = number(2)(value, path)
-    return errors if errors or value & (value - 1) == 0 else [f"{path}: must be a power of two, not {value}"]
+    return errors if errors or int(value).bit_count() == 1 else [f"{path}: must be a power of two, not {value}"]
 
 
 _FIELDS: Mapping[str, Check] = {

@@ -7,7 +7,10 @@ with the path: the form of the service's own refusals (REST v2 description, 2026
 
 from __future__ import annotations
 
+import json
+import math
 import re
+import reprlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -37,6 +40,12 @@ Check = Callable[[Any, str], list[str]]
 CUDA_VERSION = re.compile(r"\d+\.\d+", re.ASCII)
 
 
+#: Largest whole number that any field takes: it must fit 64 bits, as in the service.
+_WHOLE_MAX = 2**63 - 1
+#: Wrong fields that one refusal names.
+_ERRORS_MAX = 20
+
+
 class Refused(Exception):
     """A request that REST v2 refuses.
 
@@ -59,8 +68,18 @@ def refuse(errors: list[str]) -> None:
     Raises:
         Refused: There are errors.
     """
-    if errors:
-        raise Refused(422, "the request does not match the schema: " + "; ".join(errors), errors)
+    if not errors:
+        return
+    if len(errors) > _ERRORS_MAX:
+        errors = [*errors[:_ERRORS_MAX], f"and {len(errors) - _ERRORS_MAX:,} more"]
+    raise Refused(422, "the request does not match the schema: " + "; ".join(errors), errors)
+
+
+def _shown(value: Any) -> str:
+    """Return any value as a short text, however long or deep it is."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = 100
+    return short.repr(value)
 
 
 def object_of(fields: Mapping[str, Check], *, required: tuple[str, ...] = ()) -> Check:
@@ -69,7 +88,8 @@ def object_of(fields: Mapping[str, Check], *, required: tuple[str, ...] = ()) ->
     def check(value: Any, path: str) -> list[str]:
         if not isinstance(value, dict):
             return [f"{path}: must be an object"]
-        errors = [f"{path}: additional properties '{name}' not allowed" for name in value if name not in fields]
+        unknown = [name if len(name) <= 100 else _shown(name) for name in value if name not in fields]
+        errors = [f"{path}: additional properties '{name}' not allowed" for name in unknown]
         errors += [f"{path}: missing property '{name}'" for name in required if name not in value]
         for name in value:
             if name in fields:
@@ -88,7 +108,7 @@ def string(*, at_least: int = 0, pattern: re.Pattern[str] | None = None) -> Chec
         if len(value) < at_least:
             return [f"{path}: must not be empty"]
         if pattern is not None and value and not pattern.fullmatch(value):
-            return [f"{path}: {value!r} is not a version such as 12.8"]
+            return [f"{path}: {_shown(value)} is not a version such as 12.8"]
         return []
 
     return check
@@ -98,24 +118,27 @@ def one_of(*values: str) -> Check:
     """Return a check of one of a few texts."""
 
     def check(value: Any, path: str) -> list[str]:
-        return [] if value in values else [f"{path}: must be one of {', '.join(values)}, not {value!r}"]
+        return (
+            []
+            if isinstance(value, str) and value in values
+            else [f"{path}: must be one of {', '.join(values)}, not {_shown(value)}"]
+        )
 
     return check
 
 
-def number(minimum: float, maximum: float = float("inf"), *, is_whole: bool = True) -> Check:
-    """Return a check of a number in a range; a whole one may be written `3.0`."""
+def number(minimum: float, maximum: float = _WHOLE_MAX, *, is_whole: bool = True) -> Check:
+    """Return a check of a finite number in a range; a whole one may be written `3.0`."""
 
     def check(value: Any, path: str) -> list[str]:
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or (is_whole and isinstance(value, float) and not value.is_integer())
-        ):
+        if isinstance(value, bool) or not isinstance(value, int | float):
             return [f"{path}: must be {'an integer' if is_whole else 'a number'}"]
+        if isinstance(value, float) and not (value.is_integer() if is_whole else math.isfinite(value)):
+            return [f"{path}: must be {'an integer' if is_whole else 'a finite number'}"]
         if not minimum <= value <= maximum:
-            limits = f"at least {minimum:g}" if maximum == float("inf") else f"{minimum:g} to {maximum:g}"
-            return [f"{path}: must be {limits}, not {value}"]
+            limits = f"{minimum:g} to {maximum:g}" if maximum != _WHOLE_MAX else f"at least {minimum:g}"
+            limits = limits if value < minimum or maximum != _WHOLE_MAX else f"at most {_WHOLE_MAX}"
+            return [f"{path}: must be {limits}, not {_shown(value)}"]
         return []
 
     return check
@@ -130,7 +153,7 @@ def array(item: Check, *, at_least: int = 0, is_unique: bool = False) -> Check:
         errors = [error for index, one in enumerate(value) for error in item(one, f"{path}[{index}]")]
         if len(value) < at_least:
             errors.append(f"{path}: needs at least {at_least} item")
-        if is_unique and any(one in value[:index] for index, one in enumerate(value)):
+        if is_unique and not errors and len({json.dumps(one, sort_keys=True) for one in value}) < len(value):
             errors.append(f"{path}: items must be unique")
         return errors
 
@@ -146,7 +169,8 @@ def string_map(value: Any, path: str) -> list[str]:
     """Check an object whose values are texts."""
     if not isinstance(value, dict):
         return [f"{path}: must be an object"]
-    return [f"{path}.{name}: must be a string" for name, one in value.items() if not isinstance(one, str)]
+    wrong = [name for name, one in value.items() if not isinstance(one, str)]
+    return [f"{path}.{name if len(name) <= 100 else _shown(name)}: must be a string" for name in wrong]
 
 
 def boolean(value: Any, path: str) -> list[str]:

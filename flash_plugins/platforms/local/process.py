@@ -30,7 +30,7 @@ import uvicorn
 from .balanced import balanced_environment
 from .clock import SystemClock
 from .endpoints import EndpointSpec
-from .processes import GuardedProcesses, worker_environment
+from .processes import AbsentProcesses, GuardedProcesses, worker_environment
 from .proxy import Proxy
 from .registry import Registry
 from .server import Faults, PlatformApp
@@ -136,7 +136,8 @@ class _Platform:
 
     async def serve(self, config: uvicorn.Config) -> None:
         clock = SystemClock()
-        processes = GuardedProcesses(self._run_dir)
+        is_workerless = self._options.faults is not None and self._options.faults.is_workerless
+        processes = (AbsentProcesses if is_workerless else GuardedProcesses)(self._run_dir)
         await processes.open()
         _allow_many_connections()  # after the guardian has started: workers keep the limit of this machine
         webhooks = Webhooks(clock)

@@ -22,6 +22,7 @@ from typing import Protocol
 from .. import api
 
 __all__ = [
+    "AbsentProcesses",
     "ExitListener",
     "GuardedProcesses",
     "Processes",
@@ -161,6 +162,25 @@ class GuardedProcesses:
         if not self._is_closing:
             _LOG.error("the guardian of the worker processes ended unexpectedly; the platform ends too")
             self.lost.set()
+
+
+class AbsentProcesses(GuardedProcesses):
+    """Worker processes that are never started, so that tests may ask for any number of them."""
+
+    def start(self, worker_id: str, argv: list[str], environment: Mapping[str, str], on_exit: ExitListener) -> None:
+        self._listeners[worker_id] = on_exit
+        self._all_ended.clear()
+
+    def signal(self, worker_id: str, number: int) -> None:
+        if worker_id in self._listeners:
+            asyncio.get_running_loop().call_soon(self._end, worker_id, number)
+
+    def _end(self, worker_id: str, number: int) -> None:
+        listener = self._listeners.pop(worker_id, None)
+        if listener is not None:
+            listener(-number, None)
+        if not self._listeners:
+            self._all_ended.set()
 
 
 def worker_argv(args: str) -> list[str]:

@@ -14,6 +14,7 @@ from .fleet import Fleet
 from .jobs import Job
 from .ports import Ports
 from .processes import Processes
+from .releases import ReleaseLog
 from .templates import Templates
 from .volumes import Volumes
 from .workers import Worker
@@ -49,6 +50,7 @@ class Registry:
         self._prober = prober
         self._ports = Ports()
         self._fleets: dict[str, AnyFleet] = {}
+        self._releases: dict[str, ReleaseLog] = {}
         self.templates = Templates(exists=self._fleets.__contains__)
         self.volumes = volumes
 
@@ -69,6 +71,7 @@ class Registry:
         spec = create_endpoint(settings, created_at=timestamp(self._clock.wall()))
         self.volumes.check(spec.fields)
         fleet = self._fleets[spec.id] = self._open(spec)
+        self._releases[spec.id] = ReleaseLog(spec)
         self.templates.note_use(body, spec.id)
         return fleet
 
@@ -100,7 +103,12 @@ class Registry:
         if patch.keys() & {"networkVolumes", "dataCenterIds"}:
             self.volumes.check(spec.fields)
         fleet.update(spec)
+        self._releases[spec.id].note(spec, timestamp(self._clock.wall()))
         self.templates.note_use(patch, spec.id)
+
+    def releases(self, fleet: AnyFleet) -> ReleaseLog:
+        """Return the releases of an endpoint."""
+        return self._releases[fleet.spec.id]
 
     def users_of_volume(self, volume_id: str) -> list[str]:
         """Return the ids of the endpoints that are attached to a network volume."""
@@ -108,7 +116,7 @@ class Registry:
 
     def delete(self, fleet: AnyFleet) -> None:
         """Cancel an endpoint's jobs, end its workers and forget it."""
-        del self._fleets[fleet.spec.id]
+        del self._fleets[fleet.spec.id], self._releases[fleet.spec.id]
         fleet.close()
 
     def close(self) -> None:

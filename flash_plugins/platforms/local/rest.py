@@ -10,19 +10,26 @@ from pathlib import Path
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Router
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .. import api
+from .billing import billing_routes
+from .catalog import catalog_routes
 from .clock import Clock
-from .fields import Refused
+from .fields import Refused, one_of, refuse
 from .logs import LOG_TAIL_DEFAULT, LOG_TAIL_MAX, follow_log
+from .quota import Quota
 from .registry import AnyFleet, Registry, timestamp
-from .restroute import answer, problem, read_body, route
+from .restroute import answer, problem, read_body, route, whole_number
 from .templates import template_routes
 from .volumes import volume_routes
 from .workers import Worker
 
-__all__ = ["rest_router"]
+__all__ = ["rest_app"]
+
+
+#: Digits of a position in a log that are looked at; the log's size bounds it.
+_POSITION_DIGITS = 18
 
 
 class _RestApi:
@@ -59,21 +66,26 @@ class _RestApi:
         summary = {**fleet.worker_counts(), "total": len(listed)}
         return answer({"workers": listed, "summary": summary, "endpointVersion": fleet.spec.version})
 
+    async def releases(self, request: Request) -> Response:
+        fleet = self._find(request)
+        workers = [worker for worker in fleet.workers.values() if not worker.is_stopping]
+        return answer(self._registry.releases(fleet).to_json(workers))
+
     async def logs(self, request: Request) -> Response:
         fleet = self._find(request)
         worker_id = request.path_params["worker"]
         if worker_id not in fleet.workers:
             raise Refused(404, f"worker {worker_id!r} not found")
-        tail = request.query_params.get("tail", str(LOG_TAIL_DEFAULT))
-        if not tail.isdigit() or int(tail) > LOG_TAIL_MAX:
-            raise Refused(400, f"tail must be 0 to {LOG_TAIL_MAX}, not {tail!r}")
-        position = request.headers.get("last-event-id", "").rpartition("/")[2]
+        tail = whole_number(request.query_params.get("tail", str(LOG_TAIL_DEFAULT)), "tail", most=LOG_TAIL_MAX)
+        source = request.query_params.get("source", "container")
+        refuse(one_of("container", "system")(source, "query.source"))
+        position = request.headers.get("last-event-id", "").rpartition("/")[2][:_POSITION_DIGITS]
         # The local platform itself writes nothing into a worker's log.
-        is_wanted = request.query_params.get("source", "container") == "container"
+        is_wanted = source == "container"
         events = follow_log(
             self._log_path(worker_id) if is_wanted else Path(os.devnull),
-            tail=int(tail),
-            position=int(position) if position.isdigit() else None,
+            tail=tail,
+            position=int(position) if position.isascii() and position.isdigit() else None,
             clock=self._clock,
             is_running=lambda: worker_id in fleet.workers,
         )
@@ -103,11 +115,14 @@ class _RestApi:
         return fleet
 
 
-def rest_router(registry: Registry, clock: Clock, base_url: str, log_path: Callable[[str], Path]) -> Router:
+def rest_app(
+    registry: Registry, clock: Clock, base_url: str, log_path: Callable[[str], Path], *, per_minute: int
+) -> ASGIApp:
     """Return the ASGI application of REST v2; whoever calls it has checked the key.
 
     Args:
         log_path: Returns where the log of a worker is.
+        per_minute: Requests that are answered in a minute.
     """
     rest = _RestApi(registry, clock, base_url, log_path)
 
@@ -115,14 +130,36 @@ def rest_router(registry: Registry, clock: Clock, base_url: str, log_path: Calla
         await problem(404, f"the local platform has no {scope['path']}")(scope, receive, send)
 
     one = f"{api.SERVERLESS_PATH}/{{id}}"
-    return Router(
+    router = Router(
         routes=[
             route(api.SERVERLESS_PATH, {"GET": rest.list, "POST": rest.create}),
             route(one, {"GET": rest.get, "PATCH": rest.update, "DELETE": rest.delete}),
             route(f"{one}/workers", {"GET": rest.workers}),
+            route(f"{one}/releases", {"GET": rest.releases}),
             route(f"{one}/workers/{{worker}}/logs", {"GET": rest.logs}),
             *template_routes(registry.templates),
             *volume_routes(registry.volumes, registry.users_of_volume),
+            *catalog_routes(),
+            *billing_routes(clock),
         ],
         default=not_found,
+        redirect_slashes=False,
     )
+    quota = Quota(clock, per_minute)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        wait_s = quota.take()
+        headers = quota.headers()
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *headers]
+            await send(message)
+
+        if wait_s is None:
+            await router(scope, receive, send_with_headers)
+        else:
+            refusal = problem(429, f"too many requests: wait {wait_s} s", headers={"Retry-After": str(wait_s)})
+            await refusal(scope, receive, send_with_headers)
+
+    return app

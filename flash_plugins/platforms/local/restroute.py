@@ -9,14 +9,18 @@ from http import HTTPStatus
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
 
-from .fields import JsonObject, Refused
+from .fields import JsonObject, Refused, refuse
 from .wire import MalformedJson, dump, parse_object
 
-__all__ = ["Handler", "answer", "problem", "read_body", "route"]
+__all__ = ["Handler", "answer", "problem", "read_body", "route", "whole_number"]
 
 #: Largest REST request body that is looked at, bytes; Runpod does not say.
 _BODY_MAX_BYTES = 10_000_000
+
+#: Longest number in a query, digits.
+_DIGITS_MAX = 100
 
 #: Answers an authorised request; what it refuses, it raises as `Refused`.
 Handler = Callable[[Request], Awaitable[Response]]
@@ -52,17 +56,41 @@ async def read_body(request: Request) -> JsonObject:
         raise Refused(400, str(error)) from error
 
 
-def route(path: str, handlers: Mapping[str, Handler]) -> BaseRoute:
-    """Return a route that answers every method, the wrong ones with 405 and `Allow`."""
+class _Resource:
+    """Answers every method, the wrong ones with 405 and `Allow`. Starlette's own route would do that as text."""
 
-    async def serve(request: Request) -> Response:
-        handler = handlers.get(request.method)
+    def __init__(self, handlers: Mapping[str, Handler]) -> None:
+        self._handlers = handlers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response = await self._answer(Request(scope, receive))
+        await response(scope, receive, send)
+
+    async def _answer(self, request: Request) -> Response:
+        handler = self._handlers.get(request.method)
         if handler is None:
-            allowed = ", ".join(handlers)
+            allowed = ", ".join(self._handlers)
             return problem(405, f"{request.method} is not allowed here, only {allowed}", headers={"Allow": allowed})
         try:
             return await handler(request)
         except Refused as error:
             return problem(error.status, error.detail, errors=error.errors)
 
-    return Route(path, serve, methods=["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"])
+
+def route(path: str, handlers: Mapping[str, Handler]) -> BaseRoute:
+    """Return the route of a path, given who answers which method."""
+    return Route(path, _Resource(handlers))
+
+
+def whole_number(text: str, where: str, least: int = 0, most: int | None = None) -> int:
+    """Return the whole number that a query parameter holds.
+
+    Raises:
+        Refused: It holds something else, or one out of range.
+    """
+    number = int(text) if text.isascii() and text.isdigit() and len(text) <= _DIGITS_MAX else None
+    if number is None or number < least or (most is not None and number > most):
+        limits = f"at least {least}" if most is None else f"{least} to {most}"
+        refuse([f"query.{where}: must be a whole number, {limits}, not {text[:100]!r}"])
+    assert number is not None
+    return number

@@ -26,8 +26,9 @@ from .clock import Clock
 from .fleet import Fleet
 from .jobapi import JOB_OPERATIONS, send_balanced_health
 from .proxy import Proxy, Routed, send_refusal
+from .quota import REST_PER_MINUTE
 from .registry import Registry
-from .rest import rest_router
+from .rest import rest_app
 from .restroute import problem
 from .sockets import SocketProxy, reject
 from .wire import dump
@@ -47,13 +48,16 @@ class Faults:
     """What goes wrong on purpose, for tests; each count is used up by that many job API requests.
 
     `latency_s` delays every job API request, `refuse` answers 429, `drop` closes the connection without an
-    answer, `cold_start_s` delays every worker's first poll.
+    answer, `cold_start_s` delays every worker's first poll. Not counts: `rest_per_minute` REST requests are
+    answered in a minute, and with `is_workerless` no worker process is started, however many there should be.
     """
 
     latency_s: float = 0.0
     refuse: int = 0
     drop: int = 0
     cold_start_s: float = 0.0
+    rest_per_minute: int = REST_PER_MINUTE
+    is_workerless: bool = False
 
 
 class PlatformApp:
@@ -78,7 +82,8 @@ class PlatformApp:
         self._clock = clock
         self._faults = faults
         self._key = key.encode()
-        self._rest = rest_router(registry, clock, base_url, log_path)
+        per_minute = faults.rest_per_minute if faults is not None else REST_PER_MINUTE
+        self._rest = rest_app(registry, clock, base_url, log_path, per_minute=per_minute)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         place = self._balanced_place(scope)

@@ -28,7 +28,7 @@ def parse_object(body: bytes) -> dict[str, Any]:  # Any: whatever JSON the user 
         parsed = json.loads(body.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise MalformedJson(f"the body is not UTF-8: {error.reason} at byte {error.start}") from error
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a ValueError too: a number of thousands of digits
         raise MalformedJson(f"the body is not JSON: {error}") from error
     if not isinstance(parsed, dict):
         raise MalformedJson(f"the body must be a JSON object, not {type(parsed).__name__}")

@@ -47,6 +47,24 @@ def test_a_gpu_endpoint_shows_its_cuda_constraints() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("gpu", "detail"),
+    [
+        ({"pools": ["ADA_48_PRO"], "excludedTypes": ["NVIDIA L4"]}, "'NVIDIA L4' is no GPU type of ADA_48_PRO"),
+        ({"pools": ["ADA_24"], "excludedTypes": ["NVIDIA GeForce RTX 4090"]}, "leaves no GPU type of ADA_24"),
+    ],
+)
+def test_excluded_types_are_of_the_pools_and_leave_one(gpu: dict[str, Any], detail: str) -> None:
+    refused = refusal({**GPU, "gpu": gpu})
+    assert refused.status == 400
+    assert detail in refused.detail
+    kept = {"pools": ["ADA_48_PRO", "NEW_POOL"], "excludedTypes": [" NVIDIA L40", "NVIDIA X1"]}
+    assert (
+        create_endpoint({**GPU, "gpu": kept}, created_at="").to_json("")["gpu"]["excludedTypes"]
+        == kept["excludedTypes"]
+    )
+
+
 def test_request_count_endpoints_have_no_idle_timeout() -> None:
     assert endpoint(scaling=REQUEST_COUNT).to_json("")["workers"] == {"min": 0, "max": 3}
 
@@ -136,7 +154,7 @@ def test_patch_changes_only_what_it_names_and_makes_a_version_for_containers_onl
 
 
 def test_patch_of_the_gpu_replaces_the_selection_and_clears_constraints() -> None:
-    body = {"pools": ["ADA_24"], "excludedTypes": ["NVIDIA L4"], "minCudaVersion": "12.1"}
+    body = {"pools": ["AMPERE_24"], "excludedTypes": ["NVIDIA L4"], "minCudaVersion": "12.1"}
     spec = create_endpoint({**GPU, "gpu": body}, created_at="")
     patched = update_endpoint(spec, {"gpu": {"pools": ["AMPERE_16"], "minCudaVersion": ""}})
     assert patched.fields["gpu"] == {"pools": ["AMPERE_16"], "minCudaVersion": None}
