@@ -4,7 +4,8 @@
 A call travels as the `input` of a job:
 
     {"flash_plugins": 1, "python": "3.11", "code": <digest>, "bundle": <digest>|null, "instance": <digest>|null,
-     "method": name|null, "log_level": n, "blobs": {<digest>: base64, …}, "args": base64}
+     "method": name|null, "log_level": n, "packages": {"sklearn": "scikit-learn==1.5.1", …},
+     "blobs": {<digest>: base64, …}, "args": base64}
 
 `code`, `bundle` and `instance` name blobs by their SHA-256. A blob rides along until some worker of the
 endpoint is known to have it; a worker that lacks one answers `{"missing": [digest, …]}` instead of running
@@ -105,7 +106,11 @@ def check_size(size_bytes: int, limit_bytes: int, what: str, remedy: str = CALL_
 
 @dataclass(frozen=True, slots=True)
 class CallEnvelope:
-    """One call: what to run, on what, and the blobs it needs by digest."""
+    """One call: what to run, on what, and the blobs it needs by digest.
+
+    Attributes:
+        packages: What it uses of what is installed at the caller's: by package, the requirement of that version.
+    """
 
     code: str
     args: bytes
@@ -114,6 +119,7 @@ class CallEnvelope:
     instance: str | None = None
     method: str | None = None
     log_level: int = 30
+    packages: Mapping[str, str] = field(default_factory=dict)
     blobs: Mapping[str, bytes] = field(default_factory=dict, repr=False)
 
     @property
@@ -134,6 +140,7 @@ class CallEnvelope:
             "instance": self.instance,
             "method": self.method,
             "log_level": self.log_level,
+            "packages": self.packages,
         }
         carried = ",".join(f'"{digest}":"{encode_bytes(self.blobs[digest])}"' for digest in blobs)
         text = (
@@ -169,6 +176,7 @@ class CallEnvelope:
                 instance=content.get("instance"),
                 method=content.get("method"),
                 log_level=int(content.get("log_level", 30)),
+                packages={str(name): str(pin) for name, pin in (content.get("packages") or {}).items()},
                 blobs={digest: decode_bytes(text, f"blob {digest[:12]}") for digest, text in blobs.items()},
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -81,8 +81,10 @@ class _Shipped:
         blobs = {blob.digest: blob.pickled.data for blob in carried}
         modules = packed.modules.union(*(blob.pickled.modules for blob in carried))
         bundle = code.bundle_modules(modules) if modules else None
+        installed = packed.installed.union(*(blob.pickled.installed for blob in carried))
         if bundle is not None:
             blobs[bundle.digest] = bundle.data
+            installed |= bundle.installed
         parts = {"arguments": len(packed.data), "code": sum(map(len, blobs.values()))}
         check_parts(parts, api.RUN_MAX_BYTES if streams else api.RUNSYNC_MAX_BYTES, f"a call of {where}")
         return CallEnvelope(
@@ -93,6 +95,7 @@ class _Shipped:
             instance=None if instance is None else instance.digest,
             method=method,
             log_level=logging.getLogger().getEffectiveLevel(),
+            packages=code.stated(installed),
             blobs=blobs,
         )
 

@@ -13,15 +13,16 @@ worker as it is here: one module object, one class, real file names in traceback
 installed there too, and goes by reference alone.
 
 Module by module: `modules` says which of the three a module is, `imports` what a source file imports,
-`pickling` holds the pickler, `culprit` finds what cannot be pickled, `bundle` packs sources,
-`activation` unpacks them on the worker. What is deployed with an endpoint, rather than sent with each call,
-is `cargo`, whose bytes are the same in every process by `canonical`.
+`distributions` what an installed module was installed by, `pickling` holds the pickler, `culprit` finds what
+cannot be pickled, `bundle` packs sources, `activation` unpacks them on the worker. What is deployed with an
+endpoint, rather than sent with each call, is `cargo`, whose bytes are the same in every process by `canonical`.
 """
 
 from __future__ import annotations
 
 from flash_plugins.code.activation import activate_bundle, install_bundle
 from flash_plugins.code.bundle import SourceBundle, bundle_modules
+from flash_plugins.code.distributions import stated
 from flash_plugins.code.modules import is_local_module
 from flash_plugins.code.pickling import Pickled, dumps, loads
 
@@ -34,4 +35,5 @@ __all__ = [
     "install_bundle",
     "is_local_module",
     "loads",
+    "stated",
 ]

@@ -25,7 +25,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +38,7 @@ from ..failure import encode_exception
 from ..payload import RESULT_REMEDY, CallEnvelope, Outcome, check_size, encode_failure_text, encoded_size
 from ..platforms import api
 from . import capture
+from .handshake import Handshake
 from .lifeline import die_with_parent
 from .link import CALL, CANCEL, CHUNK, CREDIT, DONE, BlockingLink
 from .run import MissingBlobs, Prepared, Preparer
@@ -72,6 +73,7 @@ class Runner:
     ) -> None:
         self._link = link
         self._preparer = preparer
+        self._handshake = Handshake()
         self._concurrency = concurrency
         self._worker_id = worker_id
         self._streams = streams
@@ -161,21 +163,26 @@ class Runner:
         """Run one call and return what the job loop reports for it."""
         started = time.perf_counter()
         outcome = Outcome(worker=self._worker_id, pid=os.getpid())
+        packages: Mapping[str, str] = {}
+        prepared: Prepared | None = None
         with capture.recording(inline=inline) as recorder:
             try:
                 envelope = CallEnvelope.decode(content)
                 capture.follow_log_level(envelope.log_level)
+                packages = envelope.packages
                 self._is_preparing = True
                 try:
                     prepared = self._preparer.prepare(envelope)
                 finally:
                     self._is_preparing = False
+                self._handshake.warn(packages)
                 outcome = self._make(job_id, prepared, outcome, drive)
             except MissingBlobs as missing:
                 outcome = replace(outcome, missing=missing.digests)
             except CallCancelled:
                 raise
             except BaseException as error:  # noqa: BLE001 - user code may raise anything, SystemExit included
+                self._handshake.explain(error, packages, is_loading=prepared is None)
                 outcome = replace(outcome, failure=encode_exception(error))
         outcome = replace(outcome, records=recorder.records, seconds=time.perf_counter() - started)
         return {"error": encode_failure_text(outcome)} if outcome.failure is not None else outcome.encode()

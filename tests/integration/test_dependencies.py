@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -177,3 +178,47 @@ def test_a_dependency_that_the_worker_cannot_work_with_is_an_error(cache: Path) 
 
     with pytest.raises(DependencyError, match=r"runpod"):
         one().result(timeout=DEADLINE_S)
+
+
+def test_auto_is_what_the_function_uses_in_the_versions_here(cache: Path) -> None:
+    import psutil
+
+    @Endpoint(name="auto", cpu="cpu5c-4-8", dependencies="auto")
+    def told() -> Any:
+        import os
+
+        return os.environ["FLASH_PLUGINS_DEPENDENCIES"], psutil.__version__
+
+    assert told().result(timeout=DEADLINE_S) == (f'["psutil=={psutil.__version__}"]', psutil.__version__)
+
+
+def test_a_version_that_differs_is_said_once_per_worker(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    import idna
+
+    here = importlib.metadata.version("idna")
+
+    @Endpoint(name="differs", cpu="cpu5c-4-8", dependencies=["idna==3.6"])
+    def encode(text: str) -> bytes:
+        return idna.encode(text)
+
+    assert [encode("straße").result(timeout=DEADLINE_S) for _ in range(3)] == [idna.encode("straße")] * 3
+    said = [record.getMessage() for record in caplog.records if "the worker has" in record.getMessage()]
+    expected = f"the worker has idna 3.6, this process {here}: pin dependencies=['idna=={here}'] to have the same"
+    assert said == [expected]
+
+
+def test_what_the_workers_version_lacks_is_an_error_that_names_both_versions(cache: Path) -> None:
+    import idna.core
+
+    here = importlib.metadata.version("idna")
+    new = [name for name, value in vars(idna.core).items() if callable(value) and name in ("_check_std3",)]
+    assert new, "choose another function that idna 3.6 does not have"
+
+    @Endpoint(name="lacks", cpu="cpu5c-4-8", dependencies=["idna==3.6"])
+    def name_of(function: Any) -> str:
+        return str(function.__name__)
+
+    with pytest.raises(AttributeError, match="_check_std3") as caught:
+        name_of(idna.core._check_std3).result(timeout=DEADLINE_S)
+    notes = "\n".join(caught.value.__notes__)
+    assert f"the worker has idna 3.6, this process {here}: pin dependencies=['idna=={here}']" in notes
