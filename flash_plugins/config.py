@@ -112,6 +112,7 @@ class EndpointConfig:
             sends to workers needs the adapter there. Not part of the fingerprint.
         has_default_scaling: Whether neither `scaler_type` nor `scaler_value` was given, no parameter of `Endpoint`.
         has_default_scaler_type: Whether `scaler_type` was not given, no parameter of `Endpoint`.
+        lacks_env: Whether there was an `env` which did not travel to this worker, no parameter of `Endpoint`.
     """
 
     name: str | None = None
@@ -139,6 +140,7 @@ class EndpointConfig:
     packages: frozenset[str] = field(default=frozenset(), repr=False, compare=False)
     has_default_scaling: bool = field(default=False, repr=False, compare=False)
     has_default_scaler_type: bool = field(default=True, repr=False, compare=False)
+    lacks_env: bool = field(default=False, repr=False, compare=False)
 
     @classmethod
     def from_parameters(cls, name: str | None, parameters: Mapping[str, Any]) -> EndpointConfig:
@@ -211,8 +213,8 @@ class EndpointConfig:
         return replace(self, packages=self.packages.union(packages))
 
     def without_env(self) -> EndpointConfig:
-        """Return the same config with an empty `env`."""
-        return replace(self, env={})
+        """Return the same config with an empty `env`, noted as lacking it where there was one."""
+        return replace(self, env={}, lacks_env=self.lacks_env or bool(self.env))
 
     def differences(self, other: EndpointConfig) -> list[str]:
         """Return, for each field that defines the endpoint and differs, a clause with both values, none of `env`."""

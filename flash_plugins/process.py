@@ -9,7 +9,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from .errors import ConfigError
-from .settings import Settings, config_file, image_rules, is_ci
+from .settings import Settings, config_file, image_rules, is_ci, worker_endpoint
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,11 +73,12 @@ def hooks() -> HookManager:
             from .hooks import HookManager
 
             _progress = Progress(lambda: settings().progress, is_ci=is_ci())
+            # What a worker writes is shown to its caller, who has lines of this kind already.
+            for_users = [] if worker_endpoint() is not None else [("notice", notice), ("progress", _progress)]
             _hooks = HookManager(
                 [
                     ("platform-choice", platform_choice),
-                    ("notice", notice),
-                    ("progress", _progress),
+                    *for_users,
                     ("docker-images", DockerImages(lambda: config_file(_script))),
                     ("configured-images", ConfiguredImages(lambda: image_rules(_script))),
                 ],

@@ -8,13 +8,14 @@ import functools
 import inspect
 import logging
 import platform as python_platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
 
 from . import code
 from .dispatcher import Call, StreamCall
-from .errors import ConfigError, UnpicklableError
+from .errors import UnpicklableError
 from .mapping import Mappable
 from .payload import CallEnvelope, check_parts, digest_of
 from .platforms import api
@@ -151,13 +152,11 @@ class RemoteFunction(Mappable[T], Generic[P, T]):
             PayloadTooLarge: The arguments are over the limit of one job.
             ConfigError: The endpoint allows no worker, or the settings name no platform.
         """
-        if worker_endpoint() is not None:
+        if worker_endpoint() == self.endpoint.name:
             return _in_place(self.endpoint, self._function, args, kwargs, self._shipped._name)
-        return self.endpoint._submit(
-            self._shipped.envelope((args, kwargs), streams=self.endpoint._streams),
-            function_name=self._shipped._name,
-            is_generator=self._streams,
-        )
+        with _starting_others(self.endpoint):
+            envelope = self._shipped.envelope((args, kwargs), streams=self.endpoint._streams)
+        return self.endpoint._submit(envelope, function_name=self._shipped._name, is_generator=self._streams)
 
     def local(self, /, *args: P.args, **kwargs: P.kwargs) -> Any:
         """Run the function here, as if it were not decorated: of a coroutine function the result is a coroutine."""
@@ -172,6 +171,7 @@ class RemoteFunction(Mappable[T], Generic[P, T]):
         return self if instance is None else BoundFunction(self, instance)
 
     def __reduce_ex__(self, protocol: object) -> Any:
+        _note_travel(self.endpoint)
         # Made empty first and filled later: the function's own globals may lead back here.
         return type(self).__new__, (type(self),), dict(self.__dict__, _shipped=None)
 
@@ -227,6 +227,7 @@ class RemoteClass(Generic[P, T]):
         return self._class
 
     def __reduce_ex__(self, protocol: object) -> Any:
+        _note_travel(self.endpoint)
         return RemoteClass.__new__, (RemoteClass,), dict(self.__dict__, _shipped=None)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -269,14 +270,15 @@ class RemoteMethod(Mappable[Any]):
         """Run the method on a worker; raises as `RemoteFunction.__call__`."""
         remote_class = self._instance._remote_class
         shipped = remote_class._shipped
-        if worker_endpoint() is not None:
+        if worker_endpoint() == remote_class.endpoint.name:
             return _in_place(remote_class.endpoint, self._run, args, kwargs, f"{shipped._name}.{self._name}")
-        envelope = shipped.envelope(
-            (args, kwargs),
-            streams=remote_class.endpoint._streams,
-            method=self._name,
-            instance=self._instance._arguments,
-        )
+        with _starting_others(remote_class.endpoint):
+            envelope = shipped.envelope(
+                (args, kwargs),
+                streams=remote_class.endpoint._streams,
+                method=self._name,
+                instance=self._instance._arguments,
+            )
         return remote_class.endpoint._submit(
             envelope, function_name=f"{shipped._name}.{self._name}", is_generator=self._is_generator
         )
@@ -331,10 +333,30 @@ def _in_place(endpoint: Endpoint, function: Callable[..., Any], args: Any, kwarg
     """Run a call on the worker where it is made."""
     from .inplace import call_here  # only workers need it
 
-    here = worker_endpoint()
-    if here != endpoint.name:
-        raise ConfigError(
-            f"a worker of endpoint {here!r} called a function of endpoint {endpoint.name!r}: calls from worker to "
-            "worker are not supported yet; make the call from your own process, or use .local()"
-        )
     return call_here(function, args, kwargs, endpoint_name=str(endpoint.name), function_name=name)
+
+
+#: Endpoints whose functions are being pickled, by the thread that does it.
+_travelling: ContextVar[list[Endpoint] | None] = ContextVar("flash_plugins_travelling", default=None)
+
+
+def _note_travel(endpoint: Endpoint) -> None:
+    if (travelling := _travelling.get()) is not None and endpoint not in travelling:
+        travelling.append(endpoint)
+
+
+@contextlib.contextmanager
+def _starting_others(endpoint: Endpoint) -> Iterator[None]:
+    """Begin to create the endpoints whose functions are pickled within: a worker will call them.
+
+    It could create them itself, but their `env` does not travel.
+    """
+    travelling: list[Endpoint] = []
+    token = _travelling.set(travelling)
+    try:
+        yield
+    finally:
+        _travelling.reset(token)
+    for other in travelling:
+        if other is not endpoint and other.name != worker_endpoint():
+            other.start()

@@ -38,6 +38,9 @@ class Settings:
         job_base: Base URL of the job API, without `/v2`.
         progress: `auto`, `on` or `off`.
         package_spec: What workers that are not of this machine install with pip, None for the versions here.
+        worker_endpoint: Name of the endpoint whose worker this process is, None outside workers.
+        enclosing_url: Base URL of the local platform whose worker this process is, None elsewhere.
+        enclosing_key: The key that platform wants.
     """
 
     platform: str | None = None
@@ -48,6 +51,9 @@ class Settings:
     job_base: str = api.CLOUD_JOB_BASE
     progress: str = "auto"
     package_spec: str | None = None
+    worker_endpoint: str | None = None
+    enclosing_url: str | None = None
+    enclosing_key: str | None = field(default=None, repr=False)
 
     @classmethod
     def load(cls, *, platform: str | None = None, progress: str | None = None) -> Settings:
@@ -74,6 +80,9 @@ class Settings:
             api_base=(environ.get("RUNPOD_API_BASE_URL") or api.CLOUD_API_BASE).rstrip("/"),
             job_base=(environ.get("RUNPOD_ENDPOINT_BASE_URL") or api.CLOUD_JOB_BASE).rstrip("/").removesuffix("/v2"),
             package_spec=environ.get(api.PACKAGE_SPEC_ENV, "").strip() or None,
+            worker_endpoint=worker_endpoint(),
+            enclosing_url=environ.get(api.PLATFORM_URL_ENV),
+            enclosing_key=environ.get(api.PLATFORM_KEY_ENV),
             progress=_check_progress(environ.get("FLASH_PROGRESS") or progress or "auto"),
         )
 

@@ -225,6 +225,10 @@ class Call(Future[T], Coroutine[Any, Any, T], Generic[T]):
         except KeyboardInterrupt:
             self._interrupt()
             raise
+        except BaseException as error:
+            if not isinstance(error, Exception):  # the waiting code itself is ended, as on a worker: nobody waits now
+                self.cancel()
+            raise
 
     def _interrupt(self) -> None:
         """Ctrl-C was pressed while somebody waited for this call."""

@@ -199,6 +199,10 @@ BALANCED_PORT_DEFAULT: Final = 80
 #: network reaches them. Absent, as on Runpod, it is every address.
 BIND_HOST_ENV: Final = "FLASH_PLUGINS_BIND_HOST"
 
+#: Variables the local platform gives its workers: where it is and the key it wants, for calls that they make.
+PLATFORM_URL_ENV: Final = "FLASH_PLUGINS_PLATFORM_URL"
+PLATFORM_KEY_ENV: Final = "FLASH_PLUGINS_PLATFORM_KEY"
+
 #: Command line of our own worker, where the package is installed.
 WORKER_COMMAND: Final = "python -m flash_plugins.worker"
 #: Environment variable with what `pip install` is given where the package is not installed.

@@ -49,6 +49,8 @@ class Connection:
         key_advice: What to do when the key is refused, as one clause.
         runs_images: Whether workers start from the endpoint's image; False where `flash_local_image` finds a command
             that stands for it.
+        keeps_endpoints: Use an endpoint that exists as it is, instead of bringing it up to date: a worker that calls
+            another endpoint knows neither its environment nor what else its owner has changed.
     """
 
     api_base: str
@@ -60,6 +62,7 @@ class Connection:
     key_advice: str | None = None
     queue_delay_s: float | None = None
     runs_images: bool = True
+    keeps_endpoints: bool = False
 
 
 @runtime_checkable

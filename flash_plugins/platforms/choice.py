@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two platforms that ship with the package, and the rule that picks one. It sends no request."""
+"""The platforms that ship with the package, and the rule that picks one. It sends no request."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from threading import Lock
 
 from ..errors import AuthenticationError, ConfigError
@@ -12,7 +13,7 @@ from .base import Connection, Platform, RateLimit
 from .local import launch as local
 from .local.launch import RunningPlatform
 
-__all__ = ["CloudPlatform", "LocalPlatform", "choose"]
+__all__ = ["CloudPlatform", "EnclosingPlatform", "LocalPlatform", "choose"]
 
 #: Runpod's documented limits by operation.
 RUNPOD_LIMITS = {
@@ -24,10 +25,14 @@ RUNPOD_LIMITS = {
 def choose(settings: Settings) -> Platform:
     """Return the platform that `settings` ask for: as named, else Runpod when a key is configured, else local.
 
+    On a worker it is the platform that runs the worker.
+
     Raises:
         ConfigError: The named platform does not exist.
-        AuthenticationError: Runpod was named and no key is configured.
+        AuthenticationError: Runpod was named, or runs this worker, and no key is configured.
     """
+    if settings.worker_endpoint is not None:
+        return EnclosingPlatform(settings)
     if settings.platform == "local":
         return LocalPlatform(f"{settings.platform_source} says so")
     if settings.platform == "runpod":
@@ -83,6 +88,46 @@ class CloudPlatform:
 
     def close(self) -> None:
         """Leave Runpod as it is; endpoints scale to zero by themselves."""
+
+
+class EnclosingPlatform:
+    """The platform whose worker this process is."""
+
+    outlives_us = True
+
+    def __init__(self, settings: Settings) -> None:
+        self.name = "runpod" if settings.enclosing_url is None else "local"
+        self.reason = f"this is a worker of endpoint {settings.worker_endpoint!r}"
+        self._settings = settings
+
+    def connect(self) -> Connection:
+        """Return where it is.
+
+        Raises:
+            AuthenticationError: Runpod gives its workers no key for this, and none is configured.
+        """
+        settings = self._settings
+        if settings.enclosing_url is not None:
+            return Connection(
+                api_base=settings.enclosing_url,
+                key=settings.enclosing_key or "",
+                balanced_base=settings.enclosing_url + api.LOCAL_BALANCED_PATH,
+                queue_delay_s=api.QUEUE_DELAY_MIN_S,
+                keeps_endpoints=True,
+            )
+        if settings.api_key is None:
+            raise AuthenticationError(
+                f"a worker of endpoint {settings.worker_endpoint!r} calls another endpoint, for which it needs an API "
+                f"key of the account; give its endpoint one: env={{'{api.API_KEY_ENV}': …}}"
+            )
+        return replace(CloudPlatform(settings, self.reason).connect(), keeps_endpoints=True)
+
+    def lost_reason(self) -> str | None:
+        """Return None: it outlives its workers."""
+        return None
+
+    def close(self) -> None:
+        """Leave it as it is."""
 
 
 class LocalPlatform:

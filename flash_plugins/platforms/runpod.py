@@ -7,6 +7,7 @@ this module imports httpx and aiohttp (half a second on a slow machine): do it o
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
@@ -15,7 +16,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from ..config import EndpointConfig
-from ..errors import ApiError
+from ..errors import ApiError, ConfigError
 from ..job import JobResult, JobStatus
 from . import api
 from .api import EndpointKind
@@ -28,6 +29,8 @@ __all__ = ["EndpointHandle", "EndpointKind", "RateLimited", "RunpodClient", "Tra
 
 #: Seconds more than the platform's own hold before a held request counts as dead.
 _HOLD_SLACK_S = 30.0
+#: Seconds between looks for an endpoint that its owner creates just now.
+_CREATION_PAUSES_S = (0.1, 0.2, 0.5, 1, 1, 2, 2, 5, 5, 5, 10, 10)
 #: Longest hold of `/stream` we wait for; Runpod's official 2.0 client allows 90 s.
 _STREAM_HOLD_S = 90.0
 
@@ -108,15 +111,34 @@ class RunpodClient:
             queue_delay_s=connection.queue_delay_s,
             image_args=image_args,
         )
-        listed = await self.http.json("GET", self._rest(api.SERVERLESS_PATH))
-        found = next((e for e in listed.get("endpoints") or () if e.get("name") == body["name"]), None)
+        found = await self._found(config)
         if found is None:
             return self._handle(await self.http.json("POST", self._rest(api.SERVERLESS_PATH), body))
         refuse_impossible_change(found, body)
+        if connection.keeps_endpoints:
+            return self._handle(found)
         patch = changes(found, body if cargo is not None else with_cargo_of(found, body))
         if patch:
             found = await self.http.json("PATCH", self._rest(f"{api.SERVERLESS_PATH}/{found['id']}"), patch)
         return self._handle(found)
+
+    async def _found(self, config: EndpointConfig) -> dict[str, Any] | None:
+        """Return the endpoint of this name as REST v2 shows it.
+
+        On a worker, one whose `env` stayed where it was declared is waited for: its owner creates it just now.
+        """
+        pauses = _CREATION_PAUSES_S if self.connection.keeps_endpoints and config.lacks_env else ()
+        for pause_s in (*pauses, None):
+            listed = await self.http.json("GET", self._rest(api.SERVERLESS_PATH))
+            found = next((e for e in listed.get("endpoints") or () if e.get("name") == config.name), None)
+            if found is not None or (pause_s is None and not pauses):
+                return found
+            if pause_s is not None:
+                await asyncio.sleep(pause_s)
+        raise ConfigError(
+            f"endpoint {config.name!r} is called from a worker and does not exist; its env=… stays where it was "
+            "declared, so the worker cannot create it: call it, or provision() it, from your program first"
+        )
 
     async def delete_endpoint(self, endpoint_id: str) -> None:
         """Delete an endpoint; its workers end and its jobs are cancelled."""

@@ -74,6 +74,7 @@ PRINTED: dict[str, Sequence[str]] = {
         "True workers: 2",
     ),
     "settings.py": ("{'model': 'tiny', 'token': 21, 'none': None}",),
+    "cross_calls.py": ("score 62 elsewhere True", "[36, 52, 53]", "same from here 6"),
     "streaming.py": ("one token after another", "[3, 2, 1]"),
 }
 

@@ -224,12 +224,6 @@ def test_one_instance_serves_all_calls_of_a_process() -> None:
     assert isinstance(model(-1).predict(1).exception(), ValueError)
 
 
-def test_an_endpoint_of_another_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(api.ENDPOINT_NAME_ENV, "elsewhere")
-    with pytest.raises(ConfigError, match="elsewhere"):
-        divide(1, 1)
-
-
 class Shop:
     def __init__(self, price: int) -> None:
         self.price = price

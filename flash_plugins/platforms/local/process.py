@@ -27,6 +27,7 @@ from pathlib import Path
 
 import uvicorn
 
+from .. import api
 from .balanced import balanced_environment
 from .clock import SystemClock
 from .endpoints import EndpointSpec
@@ -149,7 +150,8 @@ class _Platform:
                 own = balanced_environment(spec, worker, str(cache_dir))
             else:
                 own = protocol_environment(self._url, spec, worker, str(cache_dir))
-            return worker_environment(spec.env, {**own, **volumes.environment(spec.fields)})
+            platform = {api.PLATFORM_URL_ENV: self._url, api.PLATFORM_KEY_ENV: self._key}
+            return worker_environment(spec.env, {**own, **platform, **volumes.environment(spec.fields)})
 
         volumes = Volumes(volumes_base(self._run_dir))
         session = open_session()

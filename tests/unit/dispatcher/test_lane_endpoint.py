@@ -16,7 +16,7 @@ from flash_plugins import ApiError, AuthenticationError, Call, ConfigError, Conn
 from flash_plugins.config import EndpointConfig
 from flash_plugins.dispatcher import Session, lane
 from flash_plugins.dispatcher import session as session_module
-from flash_plugins.platforms import api
+from flash_plugins.platforms import api, runpod
 from flash_plugins.platforms.provision import endpoint_body
 from tests.unit.dispatcher.conftest import Events, config_of
 from tests.unit.dispatcher.fake import (
@@ -59,6 +59,46 @@ def test_many_first_calls_make_one_endpoint(fake: FakeRunpod, submit: Submit) ->
 def test_the_endpoint_can_be_made_ahead_of_the_first_call(fake: FakeRunpod, session: Session, submit: Submit) -> None:
     session.start(config_of(), streams=False)
     fake.wait_for("create")
+    assert submit(1).result(DEADLINE_S) == 1
+    assert len(fake.seen("create")) == 1
+
+
+@pytest.fixture
+def on_a_worker(fake: FakeRunpod, platform: FakePlatform) -> None:
+    platform.connection = Connection(api_base=fake.base, key=KEY, keeps_endpoints=True)
+
+
+@pytest.mark.usefixtures("on_a_worker")
+def test_a_worker_leaves_the_endpoint_that_it_calls_as_it_is(fake: FakeRunpod, submit: Submit) -> None:
+    fake.add_endpoint(listed_body(config_of(idle_timeout=5), SECRET="of its owner"))
+    assert submit(1).result(DEADLINE_S) == 1
+    assert [request.operation for request in fake.requests] == ["list", "runSync"]
+
+
+@pytest.mark.usefixtures("on_a_worker")
+def test_a_worker_waits_for_an_endpoint_whose_environment_it_does_not_have(fake: FakeRunpod, submit: Submit) -> None:
+    config = config_of(env={"SECRET": "of its owner"})
+    call = submit(1, config=config.without_env())
+    fake.wait_for("list", 2)
+    fake.add_endpoint(listed_body(config))
+    assert call.result(DEADLINE_S) == 1
+    assert not fake.seen("create")
+
+
+@pytest.mark.usefixtures("on_a_worker")
+def test_an_endpoint_that_nobody_creates_is_an_error_on_a_worker(
+    fake: FakeRunpod, submit: Submit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runpod, "_CREATION_PAUSES_S", (0.01, 0.01))
+    call = submit(1, config=config_of(env={"SECRET": "of its owner"}).without_env())
+    with pytest.raises(ConfigError, match=r"provision\(\)") as caught:
+        call.result(DEADLINE_S)
+    assert "of its owner" not in str(caught.value)
+    assert not fake.seen("create")
+
+
+@pytest.mark.usefixtures("on_a_worker")
+def test_a_worker_creates_an_endpoint_of_which_it_knows_everything(fake: FakeRunpod, submit: Submit) -> None:
     assert submit(1).result(DEADLINE_S) == 1
     assert len(fake.seen("create")) == 1
 
