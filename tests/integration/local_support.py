@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -115,3 +117,46 @@ class Client:
             yield from (chunk["output"] for chunk in answer["stream"])
             if answer["status"] not in ("IN_QUEUE", "IN_PROGRESS") and not answer["stream"]:
                 return
+
+
+#: Status, body and headers with names in lower case.
+Answer = tuple[int, bytes, dict[str, str]]
+
+
+class Balanced(Client):
+    """A client of one load-balanced endpoint."""
+
+    id = ""
+
+    def open(self, args: str = f"python {WORKERS / 'web.py'}", **fields: object) -> Balanced:
+        """Create an endpoint and return a client of it."""
+        scaling = fields.pop("scaling", {"type": "REQUEST_COUNT", "requestCount": 100})
+        opened = Balanced(self.place.geturl(), self.key)
+        opened.id = self.create(args, type="LOAD_BALANCER", scaling=scaling, **fields)
+        return opened
+
+    def get(self, path: str, **headers: str) -> Answer:
+        return self.send("GET", path, None, **headers)
+
+    def post(self, path: str, body: bytes | Iterable[bytes] = b"", **headers: str) -> Answer:
+        return self.send("POST", path, body, **headers)
+
+    def send(self, method: str, path: str, body: bytes | Iterable[bytes] | None, **headers: str) -> Answer:
+        """Return status, body and headers; underscores in names of headers become hyphens."""
+        sent = {name.replace("_", "-"): value for name, value in headers.items()}
+        with closing(self.connection()) as connection:
+            connection.request(method, f"/lb/{self.id}{path}", body, {"Authorization": f"Bearer {self.key}", **sent})
+            answer = connection.getresponse()
+            return answer.status, answer.read(), {name.lower(): value for name, value in answer.getheaders()}
+
+    def connection(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection(self.place.hostname or "", self.place.port, timeout=60)
+
+    def raw(self, request: bytes) -> bytes:
+        """Send bytes as they are and return everything until the connection closes."""
+        with closing(socket.create_connection((self.place.hostname, self.place.port), timeout=60)) as connection:
+            connection.sendall(request)
+            received = b""
+            while chunk := connection.recv(65536):
+                received += chunk
+            return received

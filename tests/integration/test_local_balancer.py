@@ -3,60 +3,17 @@
 
 from __future__ import annotations
 
-import http.client
 import json
-import socket
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from flash_plugins.platforms.local.launch import RunningPlatform, launch
-from tests.integration.local_support import WORKERS, Client, wait_for, wait_until_gone
+from tests.integration.local_support import Balanced, wait_for, wait_until_gone
 
-WEB = f"python {WORKERS / 'web.py'}"
 WORKER_ID = "x-runpod-worker-id"
-
-
-class Balanced(Client):
-    """A client of one load-balanced endpoint."""
-
-    id = ""
-
-    def open(self, args: str = WEB, **fields: object) -> Balanced:
-        """Create an endpoint and return a client of it."""
-        scaling = fields.pop("scaling", {"type": "REQUEST_COUNT", "requestCount": 100})
-        opened = Balanced(self.place.geturl(), self.key)
-        opened.id = self.create(args, type="LOAD_BALANCER", scaling=scaling, **fields)
-        return opened
-
-    def get(self, path: str, **headers: str) -> tuple[int, bytes, dict[str, str]]:
-        return self.send("GET", path, None, **headers)
-
-    def post(self, path: str, body: bytes = b"", **headers: str) -> tuple[int, bytes, dict[str, str]]:
-        return self.send("POST", path, body, **headers)
-
-    def send(self, method: str, path: str, body: bytes | None, **headers: str) -> tuple[int, bytes, dict[str, str]]:
-        """Return status, body and headers; underscores in names of headers become hyphens."""
-        sent = {name.replace("_", "-"): value for name, value in headers.items()}
-        with closing(self.connection()) as connection:
-            connection.request(method, f"/lb/{self.id}{path}", body, {"Authorization": f"Bearer {self.key}", **sent})
-            answer = connection.getresponse()
-            return answer.status, answer.read(), {name.lower(): value for name, value in answer.getheaders()}
-
-    def connection(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection(self.place.hostname or "", self.place.port, timeout=60)
-
-    def raw(self, request: bytes) -> bytes:
-        """Send bytes as they are and return everything until the connection closes."""
-        with closing(socket.create_connection((self.place.hostname, self.place.port), timeout=60)) as connection:
-            connection.sendall(request)
-            received = b""
-            while chunk := connection.recv(65536):
-                received += chunk
-            return received
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 from .. import api
 from .clock import Clock, Timer
@@ -51,11 +50,9 @@ _RESTING_MAX = 1_000
 _AFFINITY = re.compile(r"(?:(strict|strict-resume) +)?([A-Za-z0-9_-]+)")
 
 
-class Prober(Protocol):
-    """Asks workers for their health."""
-
-    def __call__(self, url: str, report: Callable[[int | str], None]) -> None:
-        """Ask once; `report` is called once, later, with the HTTP status or with why there is none."""
+#: Asks for the health of a worker, once: called with a URL and with what is called once, later, with the HTTP status
+#: or with why there is none.
+Prober = Callable[[str, Callable[[int | str], None]], None]
 
 
 @dataclass(frozen=True, slots=True)

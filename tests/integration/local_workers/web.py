@@ -16,6 +16,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
+from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 STARTED = time.monotonic()
@@ -75,15 +76,17 @@ async def size(request: Request) -> Response:
     return JSONResponse(total)
 
 
-async def duplex(request: Request) -> Response:
-    """Send each chunk back before the next one is there."""
+class Duplex:
+    """Send each chunk back before the next one is there: raw, because Starlette's answers read ahead."""
 
-    async def chunks() -> AsyncIterator[bytes]:
-        async for chunk in request.stream():
-            if chunk:
-                yield b"got " + chunk
-
-    return StreamingResponse(chunks(), media_type="text/plain")
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while True:
+            message = await receive()
+            body = b"got " + message["body"] if message["body"] else b""
+            await send({"type": "http.response.body", "body": body, "more_body": message["more_body"]})
+            if not message["more_body"]:
+                return
 
 
 async def many(request: Request) -> Response:
@@ -174,7 +177,7 @@ ROUTES = [
     Route(os.environ.get("HEALTH_CHECK_PATH", "/ping"), ping),
     Route("/headers", headers),
     Route("/size", size, methods=["POST"]),
-    Route("/duplex", duplex, methods=["POST"]),
+    Route("/duplex", Duplex()),
     Route("/many", many),
     Route("/events", events),
     Route("/sleep", sleep),
