@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import typer
 
+from .doctor import doctor
+from .endpoints import endpoints_app
 from .platform import platform_app
 
 __all__ = ["app"]
@@ -17,7 +19,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(endpoints_app, name="endpoints")
 app.add_typer(platform_app, name="platform")
+app.command()(doctor)
 
 
 @app.callback()

@@ -68,6 +68,28 @@ def test_a_platform_in_the_foreground_ends_on_a_signal(number: signal.Signals) -
     assert not Path(state["run_dir"]).exists()
 
 
+def test_programs_find_a_platform_in_the_foreground_and_stop_ends_it() -> None:
+    with subprocess.Popen([*COMMAND, "start", "--json"], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        state = json.loads(process.stdout.readline())
+        assert json.loads(flash("status", "--json").stdout) == state
+        with subprocess.Popen(
+            [*COMMAND, "start", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as second:
+            assert second.stdout is not None
+            assert second.stderr is not None
+            other = json.loads(second.stdout.readline())
+            assert f"process {state['pid']}" in second.stderr.readline()
+            assert json.loads(flash("status", "--json").stdout) == state
+            second.send_signal(signal.SIGINT)
+            assert second.wait(60) == 0
+        assert json.loads(flash("status", "--json").stdout) == state
+        assert flash("stop").returncode == 0
+        assert process.wait(60) == 0
+    wait_until_gone([state["pid"], other["pid"]])
+    assert flash("status").returncode == 1
+
+
 def test_a_platform_in_the_foreground_that_dies_is_an_error() -> None:
     with subprocess.Popen(
         [*COMMAND, "start", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

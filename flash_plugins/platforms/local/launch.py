@@ -71,6 +71,10 @@ class RunningPlatform:
         log = _tail(self._log)
         return f"the local platform process {self.pid} ended with {how}" + (f": {log}" if log else "")
 
+    def ended_well(self) -> bool:
+        """Return whether it ended because somebody asked it to; only its own starter can tell."""
+        return self._process is not None and self._process.poll() == 0
+
     def stop(self, timeout_s: float = 5.0) -> None:
         """End it and its workers and wait for that, at most `timeout_s`, then kill it. Idempotent."""
         process = self._process
@@ -111,6 +115,7 @@ def launch(
     port: int = 0,
     key: str | None = None,
     detach: bool = False,
+    announce: bool = False,
     timeout_s: float = 15.0,
     faults: dict[str, Any] | None = None,  # Any: numbers, see `server.Faults`
 ) -> RunningPlatform:
@@ -120,6 +125,7 @@ def launch(
         port: Port on 127.0.0.1; 0 is any free one.
         key: The API key it shall want; None makes a random one.
         detach: Leave it running when this process ends, to be found by `find_running`.
+        announce: Let `find_running` find it although it ends with this process.
         faults: Fields of `server.Faults`, for tests.
 
     Raises:
@@ -147,6 +153,7 @@ def launch(
         "key": key,
         "owner_pid": None if detach else os.getpid(),
         "is_detached": detach,
+        "is_announced": detach or announce,
         "faults": faults,
     }
     try:
@@ -174,7 +181,7 @@ def launch(
 
 
 def find_running() -> RunningPlatform | None:
-    """Return the detached platform of this user, None if none runs; what one left behind is removed."""
+    """Return the platform that this user runs by hand, None if none runs; what one left behind is removed."""
     try:
         note = read_state()
     except OSError:

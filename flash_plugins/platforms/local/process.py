@@ -70,13 +70,15 @@ class PortTaken(Exception):
 class Options:
     """How to run. Port 0 is any free one; no key means a random one.
 
-    `owner_pid` is the parent process this one must not survive, None for a platform run by hand.
+    `owner_pid` is the parent process this one must not survive, None for a detached platform. `is_announced`: programs
+    of this user shall find it.
     """
 
     port: int = 0
     key: str | None = field(default=None, repr=False)
     owner_pid: int | None = None
     is_detached: bool = False
+    is_announced: bool = False
     faults: Faults | None = None
 
 
@@ -188,7 +190,7 @@ class _Platform:
         await session.close()
         # The guardian has done this, unless it was killed.
         shutil.rmtree(self._run_dir, ignore_errors=True)
-        if self._options.is_detached:
+        if self._options.is_announced:
             forget_state(os.getpid())
 
     def _watch_for_the_end(self, processes: GuardedProcesses) -> None:
@@ -217,7 +219,7 @@ class _Platform:
 
     def _announce(self) -> None:
         ready = {"url": self._url, "key": self._key, "pid": os.getpid(), "run_dir": str(self._run_dir)}
-        if self._options.is_detached:
+        if self._options.is_announced:
             write_state(ready)
         sys.stdout.write(json.dumps(ready) + "\n")
         sys.stdout.flush()

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Why an endpoint does not get on: each kind of trouble has its own words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from flash_plugins.cli.stuck import stuck_reason
+
+
+def worker(status: str, uptime_s: int = 5) -> dict[str, Any]:
+    return {"id": f"w-{status.lower()}", "status": status, "uptimeSeconds": uptime_s}
+
+
+@pytest.mark.parametrize(
+    ("workers", "waiting", "workers_max", "words"),
+    [
+        ([worker("UNHEALTHY"), worker("RUNNING")], 0, 3, "unhealthy (w-unhealthy)"),
+        ([], 2, 0, "2 wait, and workers.max is 0"),
+        ([worker("THROTTLED")], 1, 3, "no capacity"),
+        ([worker("INITIALIZING", 500)], 1, 3, "starting for more than 420 s"),
+        ([], 1, 3, "no worker"),
+    ],
+)
+def test_trouble_has_a_reason(workers: list[dict[str, Any]], waiting: int, workers_max: int, words: str) -> None:
+    shown = {"name": "e", "workers": {"min": 0, "max": workers_max}}
+    assert words in str(stuck_reason(shown, workers, {"inQueue": waiting}))
+
+
+@pytest.mark.parametrize(
+    ("workers", "waiting"),
+    [
+        ([], 0),
+        ([worker("RUNNING"), worker("THROTTLED")], 9),
+        ([worker("INITIALIZING")], 1),
+        ([worker("IDLE")], 0),
+        ([worker("THROTTLED")], 0),
+    ],
+)
+def test_an_endpoint_that_gets_on_has_none(workers: list[dict[str, Any]], waiting: int) -> None:
+    assert stuck_reason({"name": "e", "workers": {"min": 0, "max": 3}}, workers, {"inQueue": waiting}) is None
