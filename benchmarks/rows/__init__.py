@@ -8,7 +8,7 @@ from typing import Final
 
 from ..figures import Figure
 from ..sizes import Sizes
-from . import calls, demo, imports, joblib_work, memory, start
+from . import balancer, calls, demo, imports, joblib_work, memory, start
 
 __all__ = ["ROWS"]
 
@@ -20,4 +20,5 @@ ROWS: Final[dict[str, Callable[[Sizes], Iterator[Figure]]]] = {
     "memory": memory.measure,
     "joblib": joblib_work.measure,
     "demo": demo.measure,
+    "balancer": balancer.measure,
 }
