@@ -22,7 +22,7 @@ from flash_plugins.code import dumps, loads
 from flash_plugins.code.modules import OWN_PACKAGES
 from flash_plugins.errors import RemoteError, UnpicklableError
 
-__all__ = ["RemoteTraceback", "decode_exception", "encode_exception"]
+__all__ = ["RemoteTraceback", "decode_exception", "describe_exception", "encode_exception"]
 
 _log = logging.getLogger(__name__)
 
@@ -78,6 +78,19 @@ def encode_exception(exc: BaseException, *, limit_bytes: int = 262_144) -> dict[
         `suppress_context`, and `exceptions` for a group.
     """
     return _encode(exc, limit_bytes, ())
+
+
+def describe_exception(exc: BaseException, *, limit_bytes: int = 65_536) -> dict[str, str]:
+    """An exception in words only, under the keys that the official SDK uses; never fails.
+
+    Returns:
+        `error_type`, `error_message` and `error_traceback`, long ones cut in the middle.
+    """
+    return {
+        "error_type": _cut(_type_name(type(exc)), 500),
+        "error_message": _cut(_text_of(exc), limit_bytes // 8),
+        "error_traceback": _cut(_format(exc, chain=True), limit_bytes),
+    }
 
 
 def _encode(exc: BaseException, limit_bytes: int, above: tuple[BaseException, ...]) -> dict[str, Any]:

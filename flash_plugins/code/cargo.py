@@ -238,15 +238,20 @@ def _resolved(route: CargoRoute) -> CargoRoute:
     A function that goes by value takes along the globals that its code uses, and those are not in its code.
     """
     function = _undecorated(route.function)
-    try:
-        hints = typing.get_type_hints(function, include_extras=True)
-    except Exception:  # noqa: BLE001 - an annotation is any expression of the user's; one by one tells which
-        hints = {name: _resolve_one(route, name) for name in getattr(function, "__annotations__", {})}
+    hints = _hints_of(function, route.name)
+    _resolve_dependencies(function, hints, route.name, set())
     return CargoRoute(route.method, route.path, function, hints)
 
 
-def _resolve_one(route: CargoRoute, name: str) -> Any:
-    function: Any = inspect.unwrap(_undecorated(route.function))
+def _hints_of(function: Any, where: str) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(function, include_extras=True)
+    except Exception:  # noqa: BLE001 - an annotation is any expression of the user's; one by one tells which
+        return {name: _hint_of(function, name, where) for name in getattr(function, "__annotations__", {})}
+
+
+def _hint_of(function: Any, name: str, where: str) -> Any:
+    function = inspect.unwrap(function)
     annotation = function.__annotations__[name]
     only = types.SimpleNamespace(__annotations__={name: annotation})
     names = {**getattr(function, "__globals__", {}), **_closure_of(function)}
@@ -256,12 +261,23 @@ def _resolve_one(route: CargoRoute, name: str) -> Any:
         _log.warning(
             "%s: the annotation %r of %r means nothing outside its file (%s), so the worker takes any value for it; "
             "import what it names at run time, not for type checking only",
-            route.name,
+            where,
             annotation,
             name,
             error,
         )
         return Any
+
+
+def _resolve_dependencies(function: Any, hints: Mapping[str, Any], where: str, seen: set[int]) -> None:
+    """Do the same in place for the functions in FastAPI's `Depends(…)`, which find their parameters alike."""
+    marks = [mark for hint in hints.values() for mark in getattr(hint, "__metadata__", ())]
+    for mark in [*marks, *(getattr(function, "__defaults__", None) or ())]:
+        dependency = getattr(mark, "dependency", None)
+        if isinstance(dependency, types.FunctionType) and id(dependency) not in seen:
+            seen.add(id(dependency))
+            dependency.__annotations__ = _hints_of(dependency, where)
+            _resolve_dependencies(dependency, dependency.__annotations__, where, seen)
 
 
 def _closure_of(function: Any) -> Mapping[str, Any]:

@@ -7,6 +7,7 @@ module. Of a script or notebook that gives a pickle which no worker can load.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import sys
 import typing
@@ -78,9 +79,20 @@ def _reduce_weak_keys(weak: weakref.WeakKeyDictionary[Any, Any]) -> tuple[Any, .
     return weakref.WeakKeyDictionary, (), None, None, iter(list(weak.items()))
 
 
+def _reduce_missing(_missing: Any) -> tuple[Any, ...]:
+    return getattr, (dataclasses, "MISSING")
+
+
+def _reduce_keyword_only(_mark: Any) -> tuple[Any, ...]:
+    return getattr, (dataclasses, "KW_ONLY")
+
+
 #: Type -> how its instances go, wherever they are defined: parts of classes and functions of the script that
-#: neither pickle nor cloudpickle can take. Every @singledispatch function holds a WeakKeyDictionary.
+#: neither pickle nor cloudpickle can take. Every @singledispatch function holds a WeakKeyDictionary. The marks of
+#: dataclasses are told by their identity: a copy of one would be a default value.
 ALWAYS: dict[type, _Reducer] = {
     functools.cached_property: _reduce_cached_property,
     weakref.WeakKeyDictionary: _reduce_weak_keys,
+    type(dataclasses.MISSING): _reduce_missing,
+    type(dataclasses.KW_ONLY): _reduce_keyword_only,
 }

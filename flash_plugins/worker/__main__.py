@@ -8,11 +8,14 @@ import os
 import sys
 import tempfile
 
+from ..platforms import api
+
 
 def main() -> int:
     """Serve jobs; returns the exit code."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s:%(name)s:%(message)s")
-    if "RUNPOD_WEBHOOK_GET_JOB" not in os.environ:
+    serves_http = os.environ.get(api.HANDLER_ENV) == api.HANDLER_HTTP
+    if "RUNPOD_WEBHOOK_GET_JOB" not in os.environ and not serves_http:
         sys.stderr.write(
             "flash_plugins.worker: RUNPOD_WEBHOOK_GET_JOB is not set, so no platform started this process; workers "
             "are started by Runpod or by the local platform when a decorated function is called\n"
@@ -24,6 +27,10 @@ def main() -> int:
     from .environment import enter
 
     reason = enter()
+    if serves_http:
+        from .http import serve as serve_http
+
+        return 1 if reason is not None else serve_http()
     if reason is not None:
         from .refusal import serve_refusals
 

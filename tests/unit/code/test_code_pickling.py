@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import sys
@@ -217,3 +218,10 @@ def test_small_plain_values_cost_little() -> None:
     best = min(timeit.repeat(lambda: dumps((1, 2, 3), what="x"), number=2000, repeat=5)) / 2000
 
     assert best < 20e-6
+
+
+def test_the_marks_of_dataclasses_stay_themselves() -> None:
+    marks = [dataclasses.MISSING, dataclasses.KW_ONLY]
+    missing, keyword_only = typing.cast("list[object]", loads(dumps(marks, what="marks").data))
+    assert missing is dataclasses.MISSING
+    assert keyword_only is dataclasses.KW_ONLY
