@@ -161,8 +161,8 @@ VOLUME_MOUNT_PATH: Final = "/runpod-volume"
 #: Environment of a worker: the id of its network volume, and of the data center it is in.
 VOLUME_ID_ENV: Final = "RUNPOD_VOLUME_ID"
 DATA_CENTER_ENV: Final = "RUNPOD_DC_ID"
-#: Variable the local platform gives its workers: the folder that stands for `VOLUME_MOUNT_PATH`, which only root
-#: could make.
+#: Variable the local platform gives its workers: the folder that they see at `VOLUME_MOUNT_PATH`, where the system
+#: lets them.
 VOLUME_PATH_ENV: Final = "FLASH_PLUGINS_VOLUME_PATH"
 
 #: Endpoint environment variables `FLASH_PLUGINS_CODE_0`, `_1`, …: code that is deployed with the endpoint rather

@@ -33,6 +33,7 @@ __all__ = [
 
 _LOG = logging.getLogger(__name__)
 _GUARDIAN = Path(__file__).with_name("guardian.py")
+_MOUNT = Path(__file__).with_name("mount.py")
 #: Logs of so many workers that have ended are kept.
 _OLD_LOGS_MAX = 50
 #: How much of the end of a log is read to find its last lines, bytes.
@@ -99,6 +100,8 @@ class GuardedProcesses:
     def start(self, worker_id: str, argv: list[str], environment: Mapping[str, str], on_exit: ExitListener) -> None:
         scratch = self._run_dir / "scratch" / worker_id
         scratch.mkdir(mode=0o700)
+        if (volume := environment.get(api.VOLUME_PATH_ENV)) is not None:
+            argv = [sys.executable, "-I", "-S", str(_MOUNT), api.VOLUME_MOUNT_PATH, volume, *argv]
         self._listeners[worker_id] = on_exit
         self._all_ended.clear()
         self._command(
