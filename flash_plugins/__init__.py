@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .client import EndpointClient, EndpointJob, JobStream
     from .config import EndpointConfig
     from .dispatcher import Call, StreamCall
     from .endpoint import Endpoint
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from .images import LocalImage
     from .job import JobResult, JobStatus
     from .mapping import MapIterator
+    from .pending import Pending
     from .platforms.base import Connection, Platform, RateLimit
     from .process import close, configure, platform, register, unregister
     from .remote import RemoteClass, RemoteFunction, RemoteGenerator, RemoteInstance, RemoteMethod
@@ -65,6 +67,7 @@ __version__ = "0.1.0"
 
 #: Public names by the module that defines them.
 _HOMES = {
+    "client": ("EndpointClient", "EndpointJob", "JobStream"),
     "config": ("EndpointConfig",),
     "dispatcher": ("Call", "StreamCall"),
     "endpoint": ("Endpoint",),
@@ -111,6 +114,7 @@ _HOMES = {
     "images": ("LocalImage",),
     "job": ("JobResult", "JobStatus"),
     "mapping": ("MapIterator",),
+    "pending": ("Pending",),
     "platforms.base": ("Connection", "Platform", "RateLimit"),
     "process": ("close", "configure", "platform", "register", "unregister"),
     "resources": ("NetworkVolume", "PodTemplate"),
@@ -132,7 +136,9 @@ __all__ = [
     "DataCenter",
     "DependencyError",
     "Endpoint",
+    "EndpointClient",
     "EndpointConfig",
+    "EndpointJob",
     "EnvelopeError",
     "FlashPluginsError",
     "GpuGroup",
@@ -144,6 +150,7 @@ __all__ = [
     "JobFailed",
     "JobResult",
     "JobStatus",
+    "JobStream",
     "JobTimeout",
     "LocalImage",
     "MapIterator",
@@ -152,6 +159,7 @@ __all__ = [
     "NotFoundError",
     "PayloadError",
     "PayloadTooLarge",
+    "Pending",
     "Platform",
     "PlatformError",
     "PlatformUnavailable",

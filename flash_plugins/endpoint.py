@@ -9,9 +9,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from . import process
+from .attributes import EndpointAttributes
+from .client import TIMEOUT_S, EndpointClient, ExistingTarget
 from .config import EndpointConfig, EndpointParameters
 from .errors import ConfigError
-from .hardware import CudaVersion, DataCenter, ServerlessScalerType
 from .remote import RemoteClass, RemoteFunction, RemoteGenerator, is_generator
 from .requirements import auto_dependencies
 from .routes import RouteTable
@@ -19,8 +20,10 @@ from .routes import RouteTable
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from .client import EndpointJob, JobStream
     from .dispatcher import Call
     from .payload import CallEnvelope
+    from .pending import Pending
 
 __all__ = ["Endpoint"]
 
@@ -28,7 +31,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Endpoint:
+class Endpoint(EndpointAttributes):
     """Where code runs on the platform, in one of four patterns.
 
         @Endpoint(name="square", cpu="cpu5c-4-8", workers=(0, 2))      # a queue of calls and its workers
@@ -61,9 +64,8 @@ class Endpoint:
     """
 
     def __init__(self, name: str | None = None, **parameters: Unpack[EndpointParameters]) -> None:
-        self.config = EndpointConfig.from_parameters(name, parameters)
-        self.routes = RouteTable()
-        self._given = dict(parameters)
+        super().__init__(EndpointConfig.from_parameters(name, parameters), parameters)
+        self._client: EndpointClient | None = None
         self._targets: list[RemoteClass[..., Any] | RemoteFunction[..., Any]] = []
         self._streams = False
         self._is_used = False
@@ -152,7 +154,7 @@ class Endpoint:
 
     def _verb(self, method: str, path: Any, data: Any, options: Mapping[str, Any]) -> Any:
         if self.is_client:
-            raise NotImplementedError
+            return self.client.request(method, path, data, **options)
         if data is not None or options:
             given = ", ".join(["data"] * (data is not None) + list(options))
             raise TypeError(
@@ -184,75 +186,73 @@ class Endpoint:
                 "Endpoint(name=…) for code of your own"
             )
 
-    # -- what was asked for ---------------------------------------------------------------------------------
+    # -- jobs -----------------------------------------------------------------------------------------------
 
     @property
-    def name(self) -> str | None:
-        """Name of the endpoint; None until something is decorated, unless it was given."""
-        return self.config.name
+    def client(self) -> EndpointClient:
+        """The requests that the endpoint takes, of a client (`id=`) and of an endpoint of one's own alike."""
+        if self._client is None:
+            if self.config.id is None:
+                raise NotImplementedError
+            self._client = EndpointClient(ExistingTarget(self.config.id))
+        return self._client
 
-    @property
-    def id(self) -> str | None:
-        """Id of the existing endpoint that this is a client of, else None."""
-        return self.config.id
+    def run(
+        self, input_data: Any, *, webhook: str | None = None, policy: Mapping[str, Any] | None = None, **fields: Any
+    ) -> Pending[EndpointJob]:
+        """Submit a job, as `EndpointClient.run`: `job = await endpoint.run({"prompt": "hello"})`."""
+        return self.client.run(input_data, webhook=webhook, policy=policy, **fields)
 
-    @property
-    def is_client(self) -> bool:
-        """Whether this is the client of an existing endpoint or of an image, rather than where code is sent."""
-        return self.config.id is not None or self.config.image is not None
+    def runsync(
+        self,
+        input_data: Any,
+        timeout: float = TIMEOUT_S,
+        *,
+        webhook: str | None = None,
+        policy: Mapping[str, Any] | None = None,
+        **fields: Any,
+    ) -> Pending[EndpointJob]:
+        """Submit a job and wait for it up to `timeout` seconds, as `EndpointClient.runsync`."""
+        return self.client.runsync(input_data, timeout, webhook=webhook, policy=policy, **fields)
 
-    @property
-    def is_cpu(self) -> bool:
-        """Whether CPU workers were asked for."""
-        return bool(self.config.cpu)
+    def status(self, job_id: str) -> Pending[EndpointJob]:
+        """Look at a job, as `EndpointClient.status`."""
+        return self.client.status(job_id)
 
-    @property
-    def is_load_balanced(self) -> bool:
-        """Whether it has routes."""
-        return len(self.routes) > 0
+    def cancel(self, job_id: str) -> Pending[EndpointJob]:
+        """Cancel a job, as `EndpointClient.cancel`."""
+        return self.client.cancel(job_id)
 
-    @property
-    def workers_min(self) -> int:
-        """Workers that are always kept."""
-        return self.config.workers[0]
+    def retry(self, job_id: str) -> Pending[EndpointJob]:
+        """Run a job that failed again, as `EndpointClient.retry`."""
+        return self.client.retry(job_id)
 
-    @property
-    def workers_max(self) -> int:
-        """Most workers at a time."""
-        return self.config.workers[1]
+    def stream(self, job_id: str) -> JobStream:
+        """Iterate what a job yields, as `EndpointClient.stream`."""
+        return self.client.stream(job_id)
 
-    @property
-    def scaler_type(self) -> ServerlessScalerType:
-        """What the number of workers follows: as given, else REQUEST_COUNT with routes and QUEUE_DELAY without."""
-        if self.config.has_default_scaler_type and self.is_load_balanced:
-            return ServerlessScalerType.REQUEST_COUNT
-        return self.config.scaler_type
+    def purge_queue(self) -> Pending[Mapping[str, Any]]:
+        """Drop the jobs that are queued, as `EndpointClient.purge_queue`."""
+        return self.client.purge_queue()
 
-    @property
-    def datacenter(self) -> Any:
-        """Data centers as given; all of them for GPU endpoints where none were, None for CPU and existing ones."""
-        given = self._given.get("datacenter")
-        if given or self.is_cpu or self.config.id is not None:
-            return given
-        return DataCenter.all()
+    def health(self) -> Pending[Mapping[str, Any]]:
+        """Count jobs and workers, as `EndpointClient.health`."""
+        return self.client.health()
 
-    @property
-    def volume(self) -> list[Any] | None:
-        """Network volumes, None for none."""
-        return list(self.config.volume) or None
-
-    def __getattr__(self, name: str) -> Any:
-        # Parameters as the user gave them, or their defaults, under the names that `runpod_flash` has.
-        if name in _PLAIN_PARAMETERS and "config" in self.__dict__:
-            given = self._given.get(name)
-            return _PLAIN_PARAMETERS[name] if given is None else given
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+    # -- inside ---------------------------------------------------------------------------------------------
 
     def __getstate__(self) -> dict[str, Any]:
         # It travels when a function refers to it. The environment may hold secrets, and workers have it already.
         # Routes stay: on a worker they are plain functions, and they would take each other along.
         given = {name: value for name, value in self._given.items() if name not in ("env", "template")}
-        return dict(self.__dict__, config=self.config.without_env(), routes=RouteTable(), _targets=[], _given=given)
+        return dict(
+            self.__dict__,
+            config=self.config.without_env(),
+            routes=RouteTable(),
+            _targets=[],
+            _client=None,
+            _given=given,
+        )
 
     def start(self) -> None:
         """Begin to start the platform and to create the endpoint, in the background, ahead of the first call.
@@ -296,22 +296,3 @@ class Endpoint:
             streams=self._streams,
             is_generator=is_generator,
         )
-
-
-#: Parameters that are attributes of an `Endpoint` as they were given, and what they are otherwise.
-_PLAIN_PARAMETERS: Mapping[str, Any] = {
-    "idle_timeout": 60,
-    "dependencies": None,
-    "system_dependencies": None,
-    "accelerate_downloads": True,
-    "env": None,
-    "gpu_count": 1,
-    "execution_timeout_ms": 0,
-    "flashboot": True,
-    "image": None,
-    "scaler_value": 4,
-    "template": None,
-    "min_cuda_version": CudaVersion.V12_8,
-    "python_version": None,
-    "max_concurrency": 1,
-}

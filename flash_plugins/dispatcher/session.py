@@ -10,7 +10,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, InvalidStateError
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -161,6 +161,26 @@ class Session:
         self.loop.post(accept)
         return call
 
+    def perform(self, work: Callable[[], Awaitable[T]]) -> Future[T]:
+        """Run a coroutine on the loop and return its outcome to be; cancelling that cancels the coroutine. Any thread.
+
+        Raises:
+            PlatformUnavailable: The process is ending.
+            ConfigError: Settings or plugins name no platform that exists.
+            HookError: A plugin failed while it chose the platform.
+        """
+        if self._is_closed:
+            raise PlatformUnavailable("this process is ending, so nothing more is sent")
+        self.platform()
+        future: Future[T] = Future()
+
+        def begin() -> None:
+            task = self.loop.spawn(_into(future, work))
+            future.add_done_callback(lambda done: self.loop.post(task.cancel) if done.cancelled() else None)
+
+        self.loop.post(begin)
+        return future
+
     def cancel_all(self) -> None:
         """Cancel every call of this process, without waiting. Any thread."""
 
@@ -174,7 +194,7 @@ class Session:
         """Return the endpoint on the platform, made once however many ask at once. Loop thread."""
         name = str(config.name)
         async with self._provisioning.setdefault(name, asyncio.Lock()):
-            client = await self._connected()
+            client = await self.connected()
             env = {**_worker_env(name, streams=streams), **installation_env(config)}
             is_installed = api.PACKAGE_SPEC_ENV in client.connection.worker_command
             if is_installed and api.PACKAGE_SPEC_ENV not in config.env:
@@ -210,12 +230,28 @@ class Session:
         reason = lane.lost_reason()
         if reason is None or self.is_ending:
             return error
-        gone = PlatformUnavailable(
-            f"{reason}; calls in flight are lost, and what they did is unknown. The next call starts it again"
-        )
-        gone.__cause__ = error
         self._leave(lane, reason)
-        return gone
+        return _gone(reason, error)
+
+    async def ask(self, question: Callable[[RunpodClient], Awaitable[T]]) -> T:
+        """Return what a request of the platform brings; one that is gone meanwhile is left and named. Loop thread.
+
+        Raises:
+            PlatformUnavailable: The platform cannot be started, or is gone.
+            Exception: Whatever the request raises.
+        """
+        from ..platforms.runpod import TransportFailure
+
+        client = await self.connected()
+        try:
+            return await question(client)
+        except TransportFailure as error:
+            reason = self.lost_reason()
+            if reason is None or self.is_ending:
+                raise
+            if client is self._client:
+                self._forget_platform(reason)
+            raise _gone(reason, error) from error
 
     def move_on(self, lane: Lane, reason: str, *, unsent: list[Submission]) -> None:
         """Leave a platform that is gone, and give the calls that were surely not sent to the next. Loop thread."""
@@ -272,7 +308,8 @@ class Session:
         lanes = [*self._lanes.values(), *self._replaced]
         return [submission for lane in lanes for submission in lane.submissions]
 
-    async def _connected(self) -> RunpodClient:
+    async def connected(self) -> RunpodClient:
+        """Return the client of the platform, which is chosen and started if it was not. Loop thread."""
         if self._connecting is None:
             self._connecting = asyncio.Lock()
         async with self._connecting:
@@ -286,9 +323,11 @@ class Session:
 
     def _leave(self, lane: Lane, reason: str) -> None:
         """Forget a platform that is gone, unless another call of the same connection did: the next connects anew."""
+        if lane in [*self._lanes.values(), *self._replaced]:
+            self._forget_platform(reason)
+
+    def _forget_platform(self, reason: str) -> None:
         lanes = [*self._lanes.values(), *self._replaced]
-        if lane not in lanes:
-            return
         client, self._client = self._client, None
         if client is not None:
             self.loop.spawn(client.aclose())
@@ -336,12 +375,36 @@ class Session:
             self._client = None
 
 
+def _gone(reason: str, error: FlashPluginsError) -> PlatformUnavailable:
+    gone = PlatformUnavailable(
+        f"{reason}; calls in flight are lost, and what they did is unknown. The next call starts it again"
+    )
+    gone.__cause__ = error
+    return gone
+
+
 def _say(line: str) -> None:
     """Write a line for the user, where there is somebody to read it."""
     if sys.stderr is not None:
         with contextlib.suppress(OSError, ValueError):  # closed: nobody reads it
             sys.stderr.write(f"flash-plugins: {line}\n")
             sys.stderr.flush()
+
+
+async def _into(future: Future[T], work: Callable[[], Awaitable[T]]) -> None:
+    """Give `future` the outcome of `work`; somebody may have cancelled it meanwhile."""
+    try:
+        value = await work()
+    except asyncio.CancelledError:
+        with contextlib.suppress(InvalidStateError):
+            future.set_exception(PlatformUnavailable("this process is ending, and what it asked for is given up"))
+        raise
+    except BaseException as error:  # noqa: BLE001 - it belongs to whoever waits
+        with contextlib.suppress(InvalidStateError):
+            future.set_exception(error)
+    else:
+        with contextlib.suppress(InvalidStateError):
+            future.set_result(value)
 
 
 def _in_thread(work: Callable[[], T]) -> tuple[asyncio.Future[T], threading.Thread]:

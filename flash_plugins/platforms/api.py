@@ -31,6 +31,18 @@ CLOUD_BALANCED_BASE: Final = "https://{id}.api.runpod.ai"
 #: The same below the URL of the local platform. One path segment, because loopback has no subdomains.
 LOCAL_BALANCED_PATH: Final = "/lb/{id}"
 
+#: Operations of the job API, as REST v2 names them in `requestUrls`, below the job base, `/v2/` and the endpoint's id.
+JOB_PATHS: Final = {
+    "run": "/run",
+    "runSync": "/runsync",
+    "status": "/status/{job_id}",
+    "stream": "/stream/{job_id}",
+    "cancel": "/cancel/{job_id}",
+    "retry": "/retry/{job_id}",
+    "purgeQueue": "/purge-queue",
+    "health": "/health",
+}
+
 #: REST v2 collections: serverless endpoints, network volumes, templates, what can be rented, what it cost.
 SERVERLESS_PATH: Final = "/v2/serverless"
 VOLUMES_PATH: Final = "/v2/network-volumes"

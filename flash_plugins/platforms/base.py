@@ -64,6 +64,13 @@ class Connection:
     runs_images: bool = True
     keeps_endpoints: bool = False
 
+    @property
+    def jobs_base(self) -> str:
+        """Base URL of the job API, without `/v2`, for endpoints known by id alone."""
+        if self.job_base is not None:
+            return self.job_base
+        return api.CLOUD_JOB_BASE if self.api_base == api.CLOUD_API_BASE else self.api_base
+
 
 @runtime_checkable
 class Platform(Protocol):

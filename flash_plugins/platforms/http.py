@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -18,11 +18,12 @@ import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
 
-from ..errors import ApiError, AuthenticationError, NotFoundError, PlatformError, PlatformUnavailable
+from ..errors import ApiError, AuthenticationError, NotFoundError, PlatformUnavailable
+from . import api
 from .base import Connection
 from .resolver import LastingResolver
 
-__all__ = ["READ_TIMEOUT_S", "HttpClient", "RateLimited", "TransportFailure"]
+__all__ = ["READ_TIMEOUT_S", "HttpClient", "RateLimited", "RequestTimeout", "StatusError", "TransportFailure"]
 
 #: Seconds to connect, and to wait for an answer that is not held.
 _CONNECT_TIMEOUT_S = 10.0
@@ -33,27 +34,54 @@ _KEEPALIVE_S = 15.0
 _SLICE_BYTES = 262_144
 
 
-class TransportFailure(PlatformUnavailable):
-    """No answer came.
+class TransportFailure(PlatformUnavailable, httpx.TransportError):
+    """No answer came. Also httpx's own error, which programs written for other clients of Runpod expect.
 
     Attributes:
         was_sent: Whether the request may have reached the platform; False means surely not.
     """
 
-    def __init__(self, message: str, *, was_sent: bool) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, *, was_sent: bool, request: httpx.Request | None = None) -> None:
+        Exception.__init__(self, message)
+        self._request = request  # what httpx's `request` gives out
         self.was_sent = was_sent
 
 
-class RateLimited(ApiError):
+class RequestTimeout(TransportFailure, TimeoutError, httpx.TimeoutException):
+    """No answer came in time."""
+
+
+class StatusError(ApiError, httpx.HTTPStatusError):
+    """The answer to a request is a refusal: `response` is it, whole, as httpx has it."""
+
+    def __init__(
+        self, message: str, *, response: httpx.Response, detail: str | None = None, errors: Sequence[str] = ()
+    ) -> None:
+        Exception.__init__(self, message)  # the next in line, httpx's, takes other arguments
+        self.status = response.status_code
+        self.detail = detail
+        self.errors = tuple(errors)
+        self.response = response
+        self.request = response.request
+
+
+class _AuthenticationError(StatusError, AuthenticationError):
+    """401 or 403."""
+
+
+class _NotFoundError(StatusError, NotFoundError):
+    """404."""
+
+
+class RateLimited(StatusError):
     """The platform wants fewer requests (429); nothing was accepted.
 
     Attributes:
         retry_after_s: Seconds it asks to wait, 1.0 if it named none.
     """
 
-    def __init__(self, message: str, *, detail: str | None, retry_after_s: float) -> None:
-        super().__init__(message, status=429, detail=detail)
+    def __init__(self, message: str, *, response: httpx.Response, detail: str | None, retry_after_s: float) -> None:
+        super().__init__(message, response=response, detail=detail)
         self.retry_after_s = retry_after_s
 
 
@@ -90,12 +118,12 @@ class HttpClient:
         self,
         method: str,
         url: str,
-        body: Mapping[str, Any] | None = None,
+        body: Mapping[str, Any] | bytes | None = None,
         *,
         read_timeout_s: float = READ_TIMEOUT_S,
     ) -> dict[str, Any]:
         """Return the object that a request is answered with; raises as `request` does."""
-        content = None if body is None else json.dumps(body).encode()
+        content = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         response = await self.request(method, url, content, read_timeout_s=read_timeout_s)
         try:
             answer = response.json()
@@ -126,14 +154,52 @@ class HttpClient:
             RateLimited: Fewer requests are wanted (429).
             ApiError: Any other refusal.
         """
-        response = await self._answered(method, url, content, [], read_timeout_s)
+        response = await self.exchange(method, url, content, read_timeout_s=read_timeout_s)
+        if response.status_code >= 400:
+            raise self.refusal(response)
+        return response
+
+    async def exchange(
+        self,
+        method: str,
+        url: str,
+        content: bytes | None = None,
+        *,
+        headers: Iterable[tuple[str, str]] = (),
+        read_timeout_s: float = READ_TIMEOUT_S,
+    ) -> httpx.Response:
+        """Send a request and return its answer, whole and whatever its status. `headers` win over the usual ones.
+
+        Raises:
+            TransportFailure: No answer came.
+        """
+        response = await self._answered(method, url, content, list(headers), read_timeout_s)
         try:
             await response.aread()
         except httpx.TransportError as error:
-            raise _broken(method, url, error) from error
-        if response.status_code >= 400:
-            raise _refusal(method, url, response, self.connection)
+            raise _broken(response.request, error) from error
         return response
+
+    def refusal(self, response: httpx.Response) -> StatusError:
+        """Return the error for an answer that is none."""
+        request, connection = response.request, self.connection
+        detail, errors = _detail(response, connection.key)
+        words = detail or response.reason_phrase
+        said = f"{request.method} {_public(str(request.url))} was answered with {response.status_code}: {words}"
+        is_of_worker = api.WORKER_ID_HEADER in response.headers  # which has keys of its own, or none
+        match response.status_code:
+            case 401 | 403 as status:
+                advice = "" if connection.key_advice is None else f"; {connection.key_advice}"
+                may_not = "; the key is known but may not do this: give it more permissions" if status == 403 else ""
+                said = said if is_of_worker else f"{said}{may_not}{advice}"
+                return _AuthenticationError(said, response=response, detail=detail)
+            case 404:
+                return _NotFoundError(said, response=response, detail=detail, errors=errors)
+            case 429:
+                wait_s = _retry_after_s(response)
+                return RateLimited(said, response=response, detail=detail, retry_after_s=wait_s)
+            case _:
+                return StatusError(said, response=response, detail=detail, errors=errors)
 
     @contextlib.asynccontextmanager
     async def lines(
@@ -150,10 +216,12 @@ class HttpClient:
         try:
             if response.status_code >= 400:
                 await response.aread()
-                raise _refusal("GET", url, response, self.connection)
+                raise self.refusal(response)
             yield response.aiter_lines()
+        except TransportFailure:  # of what is done with the lines
+            raise
         except httpx.TransportError as error:
-            raise _broken("GET", url, error) from error
+            raise _broken(response.request, error) from error
         finally:
             await response.aclose()
 
@@ -164,14 +232,16 @@ class HttpClient:
         if self._is_closed:
             raise TransportFailure(f"{method} {_public(url)}: the connection is closed", was_sent=False)
         timeout = {"connect": _CONNECT_TIMEOUT_S, "read": read_timeout_s, "write": read_timeout_s, "pool": None}
-        headers, body = [*self._headers, *headers], cast("bytes | AsyncIterator[bytes] | None", content)
+        headers, body = _merged(self._headers, headers), cast("bytes | AsyncIterator[bytes] | None", content)
         if content is not None and len(content) > _SLICE_BYTES:
             headers, body = [*headers, ("Content-Length", str(len(content)))], _slices(content)
         request = httpx.Request(method, _parsed(url), headers=headers, content=body, extensions={"timeout": timeout})
         try:
-            return await self._transport.handle_async_request(request)
+            response = await self._transport.handle_async_request(request)
         except httpx.TransportError as error:
-            raise _broken(method, url, error) from error
+            raise _broken(request, error) from error
+        response.request = request
+        return response
 
     def _session(self) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
@@ -188,34 +258,28 @@ async def _slices(content: bytes) -> AsyncIterator[bytes]:
         yield content[start : start + _SLICE_BYTES]
 
 
-def _broken(method: str, url: str, error: httpx.TransportError) -> TransportFailure:
+def _merged(usual: list[tuple[str, str]], headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    if not headers:
+        return usual
+    names = {name.lower() for name, _ in headers}
+    return [header for header in usual if header[0].lower() not in names] + headers
+
+
+def _broken(request: httpx.Request, error: httpx.TransportError) -> TransportFailure:
     # httpx-aiohttp maps a broken connection to ConnectTimeout: only aiohttp's own class tells "never connected"
     # (safe to repeat) from "connection lost" (not safe).
     was_sent = not isinstance(error.__cause__, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError))
-    return TransportFailure(
-        f"{method} {_public(url)} got no answer: {type(error.__cause__ or error).__name__}: {error}",
+    kind = RequestTimeout if was_sent and isinstance(error, httpx.ReadTimeout) else TransportFailure
+    return kind(
+        f"{request.method} {_public(str(request.url))} got no answer: "
+        f"{type(error.__cause__ or error).__name__}: {error}",
         was_sent=was_sent,
+        request=request,
     )
 
 
 #: Parsing a URL takes 0.15 ms; most requests go to a few.
 _parsed = functools.lru_cache(maxsize=256)(httpx.URL)
-
-
-def _refusal(method: str, url: str, response: httpx.Response, connection: Connection) -> PlatformError:
-    detail, errors = _detail(response, connection.key)
-    said = f"{method} {_public(url)} was answered with {response.status_code}: {detail or response.reason_phrase}"
-    match response.status_code:
-        case 401 | 403 as status:
-            advice = "" if connection.key_advice is None else f"; {connection.key_advice}"
-            may_not = "; the key is known but may not do this: give it more permissions" if status == 403 else ""
-            return AuthenticationError(f"{said}{may_not}{advice}")
-        case 404:
-            return NotFoundError(said, status=404, detail=detail, errors=errors)
-        case 429:
-            return RateLimited(said, detail=detail, retry_after_s=_retry_after_s(response))
-        case status:
-            return ApiError(said, status=status, detail=detail, errors=errors)
 
 
 def _detail(response: httpx.Response, key: str) -> tuple[str | None, tuple[str, ...]]:

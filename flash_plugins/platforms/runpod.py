@@ -21,11 +21,19 @@ from ..job import JobResult, JobStatus
 from . import api
 from .api import EndpointKind
 from .base import Connection
-from .http import READ_TIMEOUT_S, HttpClient, RateLimited, TransportFailure
+from .http import READ_TIMEOUT_S, HttpClient, RateLimited, RequestTimeout, StatusError, TransportFailure
 from .limits import Limiter
 from .provision import changes, endpoint_body, refuse_impossible_change, with_cargo_of
 
-__all__ = ["EndpointHandle", "EndpointKind", "RateLimited", "RunpodClient", "TransportFailure"]
+__all__ = [
+    "EndpointHandle",
+    "EndpointKind",
+    "RateLimited",
+    "RequestTimeout",
+    "RunpodClient",
+    "StatusError",
+    "TransportFailure",
+]
 
 #: Seconds more than the platform's own hold before a held request counts as dead.
 _HOLD_SLACK_S = 30.0
@@ -139,6 +147,34 @@ class RunpodClient:
             f"endpoint {config.name!r} is called from a worker and does not exist; its env=… stays where it was "
             "declared, so the worker cannot create it: call it, or provision() it, from your program first"
         )
+
+    def existing(self, endpoint_id: str, kind: EndpointKind) -> EndpointHandle:
+        """Return an endpoint of which only the id is known: where Runpod puts such, without asking."""
+        connection = self.connection
+        if kind is EndpointKind.LOAD_BALANCER:
+            base = connection.balanced_base.replace("{id}", quote(endpoint_id, safe=""))
+            urls = {"base": base, "health": base + api.HEALTH_CHECK_PATH_DEFAULT}
+        else:
+            base = f"{connection.jobs_base}/v2/{quote(endpoint_id, safe='')}"
+            urls = {operation: base + path for operation, path in api.JOB_PATHS.items()}
+        return EndpointHandle(id=endpoint_id, name=endpoint_id, urls=urls, kind=kind)
+
+    async def job_answer(
+        self,
+        handle: EndpointHandle,
+        operation: str,
+        job_id: str | None = None,
+        *,
+        body: bytes | None = None,
+        query: str = "",
+        read_timeout_s: float = READ_TIMEOUT_S,
+    ) -> dict[str, Any]:
+        """Return what an operation of the job API, as `EndpointHandle.urls` names it, is answered with, as it is."""
+        method = "GET" if operation in ("status", "stream", "health") else "POST"
+        async with self._limited(handle, operation):
+            return await self.http.json(
+                method, handle.url(operation, job_id) + query, body, read_timeout_s=read_timeout_s
+            )
 
     async def delete_endpoint(self, endpoint_id: str) -> None:
         """Delete an endpoint; its workers end and its jobs are cancelled."""

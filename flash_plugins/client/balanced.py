@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One HTTP request to a load-balanced endpoint: how it is made, sent, and what its answer means.
+
+It is sent once. Only where the platform says that no worker took it, it is sent again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from ..errors import ConfigError, PayloadTooLarge
+from ..platforms import api
+from .jsonable import to_json
+
+if TYPE_CHECKING:
+    import httpx
+
+    from ..platforms.runpod import EndpointHandle, RunpodClient
+
+__all__ = ["BalancedRequest"]
+
+#: Seconds between two tries while there is no worker (Runpod's documentation suggests 5 to 10).
+_NO_WORKER_PAUSE_S: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class BalancedRequest:
+    """A request before it is known where the endpoint is.
+
+    Attributes:
+        method: In capitals.
+        path: Begins with `/`.
+        content: The body; None where there is none or `files` make one.
+        timeout_s: Seconds without an answer after which it is given up.
+        headers: Those that the caller wants.
+        params: The query.
+        files: Files of a form by field.
+        fields: Other fields of that form.
+    """
+
+    method: str
+    path: str
+    content: bytes | None
+    timeout_s: float
+    headers: Mapping[str, str]
+    params: Mapping[str, Any]
+    files: Mapping[str, Any]
+    fields: Mapping[str, Any]
+
+    @classmethod
+    def make(
+        cls,
+        method: str,
+        path: str,
+        data: Any,
+        *,
+        timeout_s: float,
+        headers: Mapping[str, str] | None,
+        params: Mapping[str, Any] | None,
+        files: Mapping[str, Any] | None,
+    ) -> BalancedRequest:
+        """Return the request; `data` is encoded here and now, so that later changes of it do not travel.
+
+        Raises:
+            ConfigError: The path does not begin with `/`, or `data` beside `files` is no mapping.
+            TypeError: JSON cannot express the data.
+            PayloadTooLarge: The body is over the platform's limit.
+        """
+        where = f"{method.lower()}({path!r})"
+        if not isinstance(path, str) or not path.startswith("/"):
+            raise ConfigError(f"{where}: the path is a text that begins with '/', such as '/predict'")
+        if files and data is not None and not isinstance(data, Mapping):
+            raise ConfigError(f"{where}: beside files, data is a mapping of form fields, not {type(data).__name__}")
+        content = None if data is None or files else to_json(data, f"the data of {where}")
+        _check_size(content, where)
+        return cls(
+            method.upper(),
+            path,
+            content,
+            timeout_s,
+            headers=headers or {},
+            params=params or {},
+            files=files or {},
+            fields={name: _field(value) for name, value in data.items()} if files and data else {},
+        )
+
+    async def exchange(self, client: RunpodClient, handle: EndpointHandle, *, patience_s: float) -> Any:
+        """Send it and return the content of the answer: what its JSON stands for, its text, its bytes, or None.
+
+        Args:
+            patience_s: Seconds within which it is sent again while there is no worker.
+
+        Raises:
+            StatusError: The status is no success.
+            TransportFailure: No answer came.
+        """
+        url, content, headers = self._encoded(str(handle.base_url))
+        ends_at = time.monotonic() + patience_s
+        while True:
+            response = await client.http.exchange(
+                self.method, url, content, headers=headers, read_timeout_s=self.timeout_s
+            )
+            if response.is_success:
+                return _content(response)
+            if not says_no_worker(response) or time.monotonic() + _NO_WORKER_PAUSE_S > ends_at:
+                raise client.http.refusal(response)
+            await asyncio.sleep(_NO_WORKER_PAUSE_S)
+
+    def _encoded(self, base_url: str) -> tuple[str, bytes | None, list[tuple[str, str]]]:
+        """Return URL, body and headers."""
+        import httpx
+
+        url = httpx.URL(base_url + self.path).copy_merge_params(self.params)
+        headers, content = dict(self.headers), self.content
+        if self.files:
+            form = httpx.Request(self.method, url, data=dict(self.fields), files=dict(self.files))
+            content = form.read()
+            _check_size(content, f"{self.method.lower()}({self.path!r})")
+            headers["Content-Type"] = form.headers["Content-Type"]
+        return str(url), content, list(headers.items())
+
+
+def says_no_worker(response: httpx.Response) -> bool:
+    """Return whether the platform, rather than a worker, answered that there is no worker: nothing has run."""
+    if response.status_code < 400 or api.WORKER_ID_HEADER in response.headers:
+        return False
+    return api.NO_WORKERS_ERROR in response.text[:1000].lower()
+
+
+def _content(response: httpx.Response) -> Any:
+    if not response.content:
+        return None
+    kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if kind and not (kind.startswith("text/") or "json" in kind or kind == "application/xml"):
+        return response.content
+    try:
+        return response.json()
+    except ValueError:  # of another kind, or no JSON though it says so
+        return response.text
+
+
+def _field(value: Any) -> Any:
+    return value if isinstance(value, str | int | float | None) else json.dumps(value)
+
+
+def _check_size(content: bytes | None, where: str) -> None:
+    if content is not None and len(content) > api.BALANCED_BODY_MAX_BYTES:
+        raise PayloadTooLarge(
+            f"the body of {where} has {len(content) / 1e6:.1f} MB, and load-balanced endpoints take "
+            f"{api.BALANCED_BODY_MAX_BYTES / 1e6:g} MB: pass a URL or the path of a file on a volume instead",
+            size_bytes=len(content),
+            limit_bytes=api.BALANCED_BODY_MAX_BYTES,
+        )

@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`EndpointClient`: the requests that an endpoint takes, whoever made it. It creates no endpoint: its target may.
+
+Every operation returns a `Pending`: nothing is sent before it is awaited or asked for its `result()`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from .. import process
+from ..errors import ConfigError, PayloadTooLarge
+from ..pending import Pending
+from ..platforms import api
+from ..platforms.api import EndpointKind
+from .balanced import BalancedRequest
+from .job import EndpointJob, JobStream
+from .jsonable import to_json
+
+if TYPE_CHECKING:
+    from .targets import Target
+
+__all__ = ["TIMEOUT_S", "EndpointClient"]
+
+
+#: Seconds that a request may take unless its caller says otherwise: as in `runpod_flash`.
+TIMEOUT_S: Final = 60.0
+
+
+class EndpointClient:
+    """The client of one endpoint: jobs for a queue, HTTP requests for a load-balanced one.
+
+    Made by `Endpoint.client`. Thread-safe.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+
+    def __repr__(self) -> str:
+        return f"<EndpointClient of {self._target.words}>"
+
+    # -- jobs -----------------------------------------------------------------------------------------------
+
+    def run(
+        self, input_data: Any, *, webhook: str | None = None, policy: Mapping[str, Any] | None = None, **fields: Any
+    ) -> Pending[EndpointJob]:
+        """Submit a job; the outcome is the job, which may still be queued.
+
+        Args:
+            input_data: What the handler gets as `input`, anything that JSON can express.
+            webhook: URL to which the platform posts the job once it is over.
+            policy: Limits of this job: `executionTimeout` and `ttl` in milliseconds, `lowPriority`.
+            fields: Further fields of the request, such as `s3Config`.
+
+        Raises:
+            TypeError: JSON cannot express the input.
+            PayloadTooLarge: It is more than the platform takes in one job (10 MB).
+            ApiError: The platform refused; also a `httpx.HTTPStatusError`.
+        """
+        body = _job_body(input_data, api.RUN_MAX_BYTES, "run()", {"webhook": webhook, "policy": policy, **fields})
+        return self._pending("run()", lambda: self._job("run", body=body))
+
+    def runsync(
+        self,
+        input_data: Any,
+        timeout: float = TIMEOUT_S,
+        *,
+        webhook: str | None = None,
+        policy: Mapping[str, Any] | None = None,
+        **fields: Any,
+    ) -> Pending[EndpointJob]:
+        """Submit a job and wait for it on the platform; the outcome is the job, unfinished if that was too short.
+
+        Args:
+            input_data: As for `run`.
+            timeout: Seconds to wait, 1 to 300. Then `wait()` of the job goes on.
+            webhook: As for `run`.
+            policy: As for `run`.
+            fields: As for `run`.
+
+        Raises:
+            PayloadTooLarge: It is more than the platform takes in one job (20 MB).
+            Exception: As for `run`.
+        """
+        more = {"webhook": webhook, "policy": policy, **fields}
+        body = _job_body(input_data, api.RUNSYNC_MAX_BYTES, "runsync()", more)
+        wait_ms = min(max(int(timeout * 1000), api.RUNSYNC_WAIT_MIN_MS), api.RUNSYNC_WAIT_MAX_MS)
+        hold_s = wait_ms / 1000 + _HOLD_SLACK_S
+        work = lambda: self._job("runSync", body=body, query=f"?wait={wait_ms}", read_timeout_s=hold_s)  # noqa: E731
+        return self._pending("runsync()", work)
+
+    def status(self, job_id: str) -> Pending[EndpointJob]:
+        """Look at a job by its id; the outcome is the job as it is now.
+
+        Raises:
+            NotFoundError: There is no such job, or it is no longer kept.
+        """
+        return self._pending("status()", lambda: self._job("status", _checked_id(job_id)))
+
+    def cancel(self, job_id: str) -> Pending[EndpointJob]:
+        """Cancel a job by its id, queued or running; the outcome is the job."""
+        return self._pending("cancel()", lambda: self._job("cancel", _checked_id(job_id)))
+
+    def retry(self, job_id: str) -> Pending[EndpointJob]:
+        """Run a job that failed or timed out again, under the same id and with the same input; the outcome is the job.
+
+        Raises:
+            ApiError: It did neither, or is no longer kept.
+        """
+        return self._pending("retry()", lambda: self._job("retry", _checked_id(job_id)))
+
+    def stream(self, job_id: str) -> JobStream:
+        """Return what a job yields, for `async for` or `for`; nothing is asked before the first step."""
+        return JobStream(self, _checked_id(job_id))
+
+    def purge_queue(self) -> Pending[Mapping[str, Any]]:
+        """Drop all jobs that are queued; the outcome is the platform's answer: `removed` is how many there were."""
+        return self._pending("purge_queue()", lambda: self._job_answer("purgeQueue"))
+
+    def health(self) -> Pending[Mapping[str, Any]]:
+        """Count jobs and workers; the outcome has the mappings `jobs` and `workers`."""
+        return self._pending("health()", lambda: self._job_answer("health"))
+
+    # -- HTTP requests --------------------------------------------------------------------------------------
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        data: Any = None,
+        *,
+        timeout: float = TIMEOUT_S,
+        headers: Mapping[str, str] | None = None,
+        params: Mapping[str, Any] | None = None,
+        files: Mapping[str, Any] | None = None,
+    ) -> Pending[Any]:
+        """Send a request to a load-balanced endpoint; the outcome is the content of the answer.
+
+        That is what its JSON stands for, else its text, else its bytes, and None where there is none.
+
+        Args:
+            method: `GET`, `POST` or any other.
+            path: Begins with `/`; may have a query.
+            data: Sent as JSON, with `files` as the fields of a form beside them.
+            timeout: Seconds without an answer after which it is given up. Waiting for a first worker of an
+                endpoint of one's own comes on top.
+            headers: Further headers, or others than those that are sent by default.
+            params: The query.
+            files: Files of a form by field: bytes, open files, or `(name, content)`.
+
+        Raises:
+            ConfigError: The path does not begin with `/`.
+            PayloadTooLarge: The body is more than the platform takes (30 MB).
+            ApiError: The status of the answer is no success; also a `httpx.HTTPStatusError`, with `response`.
+            PlatformError: No answer came; also a `httpx.TransportError`.
+        """
+        request = BalancedRequest.make(
+            method, path, data, timeout_s=timeout, headers=headers, params=params, files=files
+        )
+        what, misuse = f"{method.upper()} {path!r}", self._target.misuse
+        return self._pending(what, lambda: self._exchanged(request), misuse=misuse)
+
+    def get(self, path: str, data: Any = None, **options: Any) -> Pending[Any]:
+        """As `request`, with GET."""
+        return self.request("GET", path, data, **options)
+
+    def post(self, path: str, data: Any = None, **options: Any) -> Pending[Any]:
+        """As `request`, with POST."""
+        return self.request("POST", path, data, **options)
+
+    def put(self, path: str, data: Any = None, **options: Any) -> Pending[Any]:
+        """As `request`, with PUT."""
+        return self.request("PUT", path, data, **options)
+
+    def delete(self, path: str, data: Any = None, **options: Any) -> Pending[Any]:
+        """As `request`, with DELETE."""
+        return self.request("DELETE", path, data, **options)
+
+    def patch(self, path: str, data: Any = None, **options: Any) -> Pending[Any]:
+        """As `request`, with PATCH."""
+        return self.request("PATCH", path, data, **options)
+
+    # -- inside ---------------------------------------------------------------------------------------------
+
+    def _pending(self, operation: str, work: Any, *, misuse: str | None = None) -> Pending[Any]:
+        return Pending(work, f"{operation} of {self._target.words}", misuse=misuse)
+
+    async def _job(self, operation: str, job_id: str | None = None, **request: Any) -> EndpointJob:
+        return EndpointJob(await self._job_answer(operation, job_id, **request), self)
+
+    async def _job_answer(self, operation: str, job_id: str | None = None, **request: Any) -> dict[str, Any]:
+        """Return what an operation of the job API is answered with. Loop thread."""
+        session = process.session()
+        handle = await self._target.resolve(session, EndpointKind.QUEUE)
+        try:
+            return await session.ask(lambda client: client.job_answer(handle, operation, job_id, **request))
+        except Exception as error:
+            self._target.explain(error, session)
+            raise
+
+    async def _exchanged(self, request: BalancedRequest) -> Any:
+        session = process.session()
+        handle = await self._target.resolve(session, EndpointKind.LOAD_BALANCER)
+        try:
+            patience_s = self._target.patience_s
+            patience_s = request.timeout_s if patience_s is None else patience_s
+            return await session.ask(lambda client: request.exchange(client, handle, patience_s=patience_s))
+        except Exception as error:
+            self._target.explain(error, session)
+            raise
+
+
+#: Seconds more than the platform's own hold before a held request counts as dead.
+_HOLD_SLACK_S = 30.0
+
+
+def _checked_id(job_id: object) -> str:
+    if not isinstance(job_id, str) or not job_id:
+        raise ConfigError(f"{job_id!r} is no id of a job; run() gives one: job.id")
+    return job_id
+
+
+def _job_body(input_data: Any, limit_bytes: int, what: str, more: Mapping[str, Any]) -> bytes:
+    """Return the body of a submission. The service drops an empty object, so a mark is sent in place of one."""
+    wanted = api.EMPTY_INPUT if isinstance(input_data, dict) and not input_data else input_data
+    fields = {"input": wanted, **{name: value for name, value in more.items() if value is not None}}
+    content = to_json(fields, f"the input of {what}")
+    if len(content) > limit_bytes:
+        raise PayloadTooLarge(
+            f"the input of {what} takes {len(content) / 1e6:.1f} MB as JSON, and the platform takes "
+            f"{limit_bytes / 1e6:g} MB in one request; pass a URL or the path of a file on a volume instead",
+            size_bytes=len(content),
+            limit_bytes=limit_bytes,
+        )
+    return content
