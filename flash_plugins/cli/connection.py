@@ -4,21 +4,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, TypeVar
 
 from .. import process
 from ..errors import NotFoundError, PlatformUnavailable
-from ..platforms import api
-from ..platforms.http import READ_TIMEOUT_S
-from ..platforms.runpod import RunpodClient
+from ..platforms.api import EndpointKind
 
-__all__ = ["find_endpoint", "list_endpoints", "on_platform", "require_lasting"]
+if TYPE_CHECKING:
+    from ..platforms.models import EndpointInfo
+    from ..platforms.runpod import EndpointHandle, RunpodClient
+
+__all__ = ["find_endpoint", "handle_of", "list_endpoints", "on_platform", "require_lasting"]
 
 T = TypeVar("T")
-
-#: REST v2's form of an endpoint.
-Shown = Mapping[str, Any]  # Any: JSON
 
 
 def require_lasting() -> None:
@@ -42,6 +41,8 @@ def on_platform(work: Callable[[RunpodClient], Awaitable[T]]) -> T:
         PlatformUnavailable: The local platform is chosen and none runs.
         AuthenticationError: There is no key.
     """
+    from ..platforms.runpod import RunpodClient  # half a second, which `--help` need not take
+
     require_lasting()
     connection = process.platform().connect()
 
@@ -55,23 +56,28 @@ def on_platform(work: Callable[[RunpodClient], Awaitable[T]]) -> T:
     return asyncio.run(run())
 
 
-async def list_endpoints(client: RunpodClient, *, timeout_s: float = READ_TIMEOUT_S) -> list[Shown]:
+async def list_endpoints(client: RunpodClient) -> list[EndpointInfo]:
     """Return all endpoints, by name."""
-    url = client.connection.api_base + api.SERVERLESS_PATH
-    answer = await client.http.json("GET", url, read_timeout_s=timeout_s)
-    return sorted(answer.get("endpoints") or (), key=lambda shown: (str(shown.get("name")), str(shown.get("id"))))
+    return sorted(await client.rest.endpoints(), key=lambda endpoint: (endpoint.name, endpoint.age_order))
 
 
-async def find_endpoint(client: RunpodClient, name_or_id: str) -> Shown:
-    """Return the endpoint of this id or name.
+async def find_endpoint(client: RunpodClient, name_or_id: str) -> EndpointInfo:
+    """Return the endpoint of this id, else the oldest of this name.
 
     Raises:
         NotFoundError: There is none; the message names those that there are.
     """
     endpoints = await list_endpoints(client)
-    found = [shown for shown in endpoints if shown.get("id") == name_or_id]
-    found += [shown for shown in endpoints if shown.get("name") == name_or_id]
+    found = [endpoint for endpoint in endpoints if endpoint.id == name_or_id]
+    found += [endpoint for endpoint in endpoints if endpoint.name == name_or_id]
     if found:
         return found[0]
-    names = ", ".join(str(shown.get("name")) for shown in endpoints[:20])
+    names = ", ".join(dict.fromkeys(endpoint.name for endpoint in endpoints[:20]))
     raise NotFoundError(f"there is no endpoint {name_or_id!r}; there are: {names or 'none'}", status=404)
+
+
+def handle_of(endpoint: EndpointInfo) -> EndpointHandle:
+    """Return what requests to an endpoint go by."""
+    from ..platforms.runpod import EndpointHandle  # as above
+
+    return EndpointHandle(endpoint.id, endpoint.name, endpoint.urls, endpoint.kind or EndpointKind.QUEUE)

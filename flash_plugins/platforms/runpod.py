@@ -24,6 +24,7 @@ from .base import Connection
 from .http import READ_TIMEOUT_S, HttpClient, RateLimited, RequestTimeout, StatusError, TransportFailure
 from .limits import Limiter
 from .provision import changes, endpoint_body, refuse_impossible_change, with_cargo_of
+from .rest import RestClient
 
 __all__ = [
     "EndpointHandle",
@@ -82,6 +83,7 @@ class RunpodClient:
     def __init__(self, connection: Connection, *, max_connections: int = 1000) -> None:
         self.connection = connection
         self.http = HttpClient(connection, max_connections=max_connections)
+        self.rest = RestClient(self.http)
         self._limiters: dict[tuple[str, str], Limiter] = {}
 
     async def aclose(self) -> None:
