@@ -207,9 +207,6 @@ PORT_HEALTH_ENV: Final = "PORT_HEALTH"
 HEALTH_CHECK_PATH_ENV: Final = "HEALTH_CHECK_PATH"
 HEALTH_CHECK_PATH_DEFAULT: Final = "/ping"
 BALANCED_PORT_DEFAULT: Final = 80
-#: Variable the local platform gives its load-balanced workers: the address to serve on, so that nobody else in the
-#: network reaches them. Absent, as on Runpod, it is every address.
-BIND_HOST_ENV: Final = "FLASH_PLUGINS_BIND_HOST"
 
 #: Variables the local platform gives its workers: where it is and the key it wants, for calls that they make.
 PLATFORM_URL_ENV: Final = "FLASH_PLUGINS_PLATFORM_URL"

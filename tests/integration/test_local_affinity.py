@@ -86,6 +86,15 @@ def test_a_worker_that_was_scaled_down_is_woken_up_under_its_id(client: Balanced
     assert again["pid"] != first["pid"]
 
 
+def test_a_worker_that_is_being_stopped_is_woken_up_as_soon_as_it_has_ended(client: Balanced) -> None:
+    web = client.open(workers={"max": 1, "idleTimeout": 1})
+    first = json.loads(web.get("/")[1])
+    for _ in range(2):
+        wait_for(lambda: ids(web) == [])  # told to end, maybe still there
+        again = json.loads(web.get("/", X_Runpod_Worker_Id=f"strict-resume {first['worker']}")[1])
+        assert again["worker"] == first["worker"]
+
+
 def test_workers_are_added_for_the_requests_in_flight(client: Balanced) -> None:
     web = client.open(workers={"max": 3}, scaling=ONE_EACH, env={"RUNPOD_MAX_CONCURRENCY": "1"})
     with ThreadPoolExecutor(3) as threads:

@@ -87,6 +87,17 @@ async def test_the_clients_close_reaches_the_worker(web: Balanced, notes: Path) 
     await asyncio.to_thread(wait_for, lambda: web.ok("GET", f"/v2/{web.id}/health")["workers"]["idle"] == 1)
 
 
+async def test_a_client_that_is_cut_off_ends_the_workers_side(web: Balanced, notes: Path) -> None:
+    async with session(web) as client:
+        ws = await client.ws_connect("socket")
+        await ws.send_str("hello")
+        await ws.receive_str()
+        transport: Any = ws.get_extra_info("socket")
+        transport.shutdown(2)
+    await asyncio.to_thread(wait_for, lambda: web.ok("GET", f"/v2/{web.id}/health")["workers"]["idle"] == 1)
+    await asyncio.to_thread(noted, notes, "closed 1000 ")
+
+
 async def test_a_handshake_that_the_worker_rejects_is_rejected_with_its_status(web: Balanced) -> None:
     async with session(web) as client:
         with pytest.raises(aiohttp.WSServerHandshakeError) as caught:

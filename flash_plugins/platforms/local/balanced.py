@@ -14,12 +14,11 @@ has no limit of its own unless `RUNPOD_MAX_CONCURRENCY` in the endpoint's `env` 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from .. import api
-from .clock import Clock, Timer
+from .affinity import Affinity, Refusal, Waiting
+from .clock import Clock
 from .crew import Crew, Identity
 from .endpoints import EndpointSpec
 from .ports import Ports
@@ -27,15 +26,7 @@ from .processes import Processes
 from .scaler import Demand, wanted_workers
 from .workers import BalancedWorker
 
-__all__ = [
-    "Affinity",
-    "BalancedFleet",
-    "Prober",
-    "Refusal",
-    "Waiting",
-    "balanced_environment",
-    "parse_affinity",
-]
+__all__ = ["BalancedFleet", "Prober", "balanced_environment"]
 
 #: How often the health of a worker is asked, seconds: until it is healthy first, while it is not again, and then.
 _STARTING_PROBE_S = 0.05
@@ -47,58 +38,9 @@ _UNWELL_MAX_S = 480.0
 #: Ids of workers that were scaled down are remembered for `strict-resume`, at most so many.
 _RESTING_MAX = 1_000
 
-_AFFINITY = re.compile(r"(?:(strict|strict-resume) +)?([A-Za-z0-9_-]+)")
-
-
 #: Asks for the health of a worker, once: called with a URL and with what is called once, later, with the HTTP status
 #: or with why there is none.
 Prober = Callable[[str, Callable[[int | str], None]], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Affinity:
-    """Which worker a request asks for; with `is_strict` no other will do, with `is_resuming` it may be woken up."""
-
-    worker_id: str
-    is_strict: bool = False
-    is_resuming: bool = False
-
-
-def parse_affinity(text: str) -> Affinity:
-    """Return what a request's `X-Runpod-Worker-Id` asks for.
-
-    Raises:
-        ValueError: It is neither `ID`, `strict ID` nor `strict-resume ID`.
-    """
-    match = _AFFINITY.fullmatch(text.strip())
-    if match is None:
-        raise ValueError(
-            f"{api.WORKER_ID_HEADER} must be a worker id, 'strict ID' or 'strict-resume ID', not {text!r}",
-        )
-    return Affinity(match[2], match[1] is not None, match[1] == "strict-resume")
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why a request gets no worker: an HTTP status, Runpod's word for it, and a sentence of ours."""
-
-    status: int
-    error: str
-    detail: str | None = None
-
-
-@dataclass(eq=False, slots=True)
-class Waiting:
-    """A request that waits for a worker; `deliver` is called once, unless it is withdrawn before."""
-
-    affinity: Affinity | None
-    deliver: Callable[[BalancedWorker | Refusal], None]
-    timer: Timer | None = None
-
-    @property
-    def is_bound(self) -> bool:
-        """True if only one certain worker will do."""
-        return self.affinity is not None and self.affinity.is_strict
 
 
 class BalancedFleet(Crew[BalancedWorker]):
@@ -394,7 +336,6 @@ def balanced_environment(spec: EndpointSpec, worker: BalancedWorker, cache_dir: 
     wanted port is given to a worker if it is free and not a system port, and else one that is.
     """
     return {
-        api.BIND_HOST_ENV: "127.0.0.1",
         api.PORT_ENV: str(worker.port),
         api.PORT_HEALTH_ENV: str(worker.health_port),
         api.HEALTH_CHECK_PATH_ENV: spec.health_path,

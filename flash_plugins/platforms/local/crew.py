@@ -216,7 +216,7 @@ class Crew(ABC, Generic[AnyWorker]):
 
     def _stop(self, worker: AnyWorker) -> None:
         """Have a worker end: ask it, and insist when it takes too long."""
-        if worker.is_stopping:
+        if worker.is_stopping or self.workers.get(worker.id) is not worker:
             return
         worker.is_stopping = True
         self._dismiss(worker)

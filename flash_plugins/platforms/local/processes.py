@@ -13,6 +13,7 @@ import os
 import shlex
 import signal
 import sys
+import tempfile
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -98,8 +99,8 @@ class GuardedProcesses:
         await self._events
 
     def start(self, worker_id: str, argv: list[str], environment: Mapping[str, str], on_exit: ExitListener) -> None:
-        scratch = self._run_dir / "scratch" / worker_id
-        scratch.mkdir(mode=0o700)
+        # A name of its own for each start: of a worker that is woken up, the guardian may still remove the last one.
+        scratch = tempfile.mkdtemp(prefix=f"{worker_id}-", dir=self._run_dir / "scratch")
         if (volume := environment.get(api.VOLUME_PATH_ENV)) is not None:
             argv = [sys.executable, "-I", "-S", str(_MOUNT), api.VOLUME_MOUNT_PATH, volume, *argv]
         self._listeners[worker_id] = on_exit
@@ -110,7 +111,7 @@ class GuardedProcesses:
                 "id": worker_id,
                 "argv": argv,
                 "env": dict(environment),
-                "cwd": str(scratch),
+                "cwd": scratch,
                 "log": str(self.log_path(worker_id)),
             }
         )
@@ -154,8 +155,8 @@ class GuardedProcesses:
             if listener is not None:
                 listener(event.get("exit"), event.get("failed"))
             self._ended.append(event["id"])
-            if len(self._ended) > _OLD_LOGS_MAX:
-                self.log_path(self._ended.popleft()).unlink(missing_ok=True)
+            if len(self._ended) > _OLD_LOGS_MAX and (oldest := self._ended.popleft()) not in self._listeners:
+                self.log_path(oldest).unlink(missing_ok=True)
             if not self._listeners:
                 self._all_ended.set()
         # Without the guardian nobody would reap or kill them.

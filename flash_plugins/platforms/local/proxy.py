@@ -25,8 +25,9 @@ from dataclasses import dataclass
 import aiohttp
 
 from .. import api
+from .affinity import Affinity, Refusal, Waiting, parse_affinity
 from .asgi import Message, Receive, Send
-from .balanced import Affinity, BalancedFleet, Refusal, Waiting, parse_affinity
+from .balanced import BalancedFleet
 from .clock import Clock, Timer
 from .upstream import Broken, answer_headers, request_headers, target_url
 from .wire import dump

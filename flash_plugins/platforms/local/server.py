@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .. import api
+from .affinity import Refusal
 from .asgi import Call, Message, Receive, Send, send_empty, send_error, send_json
-from .balanced import BalancedFleet, Refusal
+from .balanced import BalancedFleet
 from .clock import Clock
 from .fleet import Fleet
 from .jobapi import JOB_OPERATIONS, send_balanced_health
@@ -45,11 +46,12 @@ _WRONG_KEY = "missing or wrong key: send the header `Authorization: Bearer KEY`"
 
 @dataclass(slots=True)
 class Faults:
-    """What goes wrong on purpose, for tests; each count is used up by that many job API requests.
+    """What goes wrong on purpose, for tests; each count is used up by that many requests.
 
-    `latency_s` delays every job API request, `refuse` answers 429, `drop` closes the connection without an
-    answer, `cold_start_s` delays every worker's first poll. Not counts: `rest_per_minute` REST requests are
-    answered in a minute, and with `is_workerless` no worker process is started, however many there should be.
+    They are those of the job API and of load-balanced endpoints. `latency_s` delays every one of them, `refuse`
+    answers 429, `drop` closes the connection without an answer, `cold_start_s` delays every worker's first poll.
+    Not counts: `rest_per_minute` REST requests are answered in a minute, and with `is_workerless` no worker process
+    is started, however many there should be.
     """
 
     latency_s: float = 0.0

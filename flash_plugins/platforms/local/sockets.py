@@ -14,8 +14,8 @@ from contextlib import suppress
 import aiohttp
 
 from .. import api
+from .affinity import Affinity, Refusal
 from .asgi import Message, Receive, Send
-from .balanced import Affinity, Refusal
 from .clock import Clock
 from .proxy import (
     CLIENT_GONE,

@@ -10,13 +10,8 @@ from typing import Any
 import pytest
 
 from flash_plugins.platforms import api
-from flash_plugins.platforms.local.balanced import (
-    Affinity,
-    BalancedFleet,
-    Refusal,
-    balanced_environment,
-    parse_affinity,
-)
+from flash_plugins.platforms.local.affinity import Affinity, Refusal, parse_affinity
+from flash_plugins.platforms.local.balanced import BalancedFleet, balanced_environment
 from flash_plugins.platforms.local.clock import FakeClock
 from flash_plugins.platforms.local.endpoints import update_endpoint
 from flash_plugins.platforms.local.ports import Ports
@@ -481,11 +476,11 @@ def test_a_port_in_use_is_not_handed_out() -> None:
     assert ports.take(own) == own
 
 
-def test_workers_are_told_their_port_and_to_serve_this_machine_only() -> None:
+def test_workers_are_told_their_port_and_who_they_are() -> None:
     scene = Scene(env={"HEALTH_CHECK_PATH": "/up"}, workers={"min": 1})
     worker = scene.worker(0)
     environment = balanced_environment(scene.fleet.spec, worker, "/cache")
     assert environment["PORT"] == environment["PORT_HEALTH"] == str(worker.port)
     assert environment["HEALTH_CHECK_PATH"] == "/up"
-    assert environment[api.BIND_HOST_ENV] == "127.0.0.1"
+    assert api.CAPPED_ENV in environment  # by which our own worker knows that it is local
     assert environment["RUNPOD_POD_ID"] == worker.id
