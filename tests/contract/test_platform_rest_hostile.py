@@ -179,7 +179,9 @@ def test_unknown_paths_and_ids_are_not_found(client: Client, check: Check, path:
     check("ErrorResponse", answer)
 
 
-@pytest.mark.parametrize("query", ["tail=%C2%B2", "tail=" + "9" * 5_000, "tail=-1", "tail=", "source=both"])
+@pytest.mark.parametrize(
+    "query", ["tail=%C2%B2", "tail=" + "9" * 5_000, "tail=-1", "tail=", "source=both", "since=now"]
+)
 def test_a_log_is_asked_for_with_care(client: Client, query: str) -> None:
     endpoint = client.create("sleep 600", workers={"min": 1})
     worker = client.workers(endpoint)[0]["id"]

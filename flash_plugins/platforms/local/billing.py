@@ -16,7 +16,7 @@ from starlette.routing import BaseRoute
 from .. import api
 from .clock import Clock
 from .fields import JsonObject, Refused, one_of, refuse
-from .restroute import answer, route, whole_number
+from .restroute import answer, moment_of, route, whole_number
 
 __all__ = ["billing_routes"]
 
@@ -47,17 +47,6 @@ def _shift(start: datetime.datetime, bucket: str, count: int) -> datetime.dateti
     return start + count * datetime.timedelta(**{f"{bucket}s": 1})
 
 
-def _moment(query: str, name: str) -> datetime.datetime:
-    try:
-        moment = datetime.datetime.fromisoformat(query)
-        if moment.tzinfo is None or "T" not in query.upper():
-            raise ValueError("no time zone, or no time")
-        return moment.astimezone(datetime.UTC)
-    except (ValueError, OverflowError) as error:
-        problem = f"query.{name}: {query!r} is no RFC 3339 time such as 2026-05-01T00:00:00Z"
-        raise Refused(422, problem, [problem]) from error
-
-
 def _window(query: dict[str, str], bucket: str, now: datetime.datetime) -> tuple[str, str]:
     """Return the start and the end of the window that a query asks for."""
     last = query.get("lastN")
@@ -69,8 +58,8 @@ def _window(query: dict[str, str], bucket: str, now: datetime.datetime) -> tuple
         start = _shift(end, bucket, -count)
     else:
         month_ago = now - datetime.timedelta(days=_DEFAULT_DAYS)
-        start = _moment(query["startTime"], "startTime") if "startTime" in query else month_ago
-        until = _moment(query["endTime"], "endTime") if "endTime" in query else now
+        start = moment_of(query["startTime"], "startTime") if "startTime" in query else month_ago
+        until = moment_of(query["endTime"], "endTime") if "endTime" in query else now
         if start >= until:
             raise Refused(400, f"startTime ({start.isoformat()}) must be before endTime ({until.isoformat()})")
         start, end = _floor(start, bucket), _floor(until, bucket)

@@ -159,7 +159,7 @@ def _parts(version: str) -> tuple[int, ...]:
 
 def _list(query: Mapping[str, str], name: str, *allowed: str, pattern: re.Pattern[str] | None = None) -> list[str]:
     """Return a comma-separated parameter, each value one of the allowed or of the pattern's form."""
-    if not query.get(name):
+    if name not in query:
         return []
     values = query[name].split(",")
     refuse(array(one_of(*allowed) if allowed else string(at_least=1))(values, f"query.{name}"))

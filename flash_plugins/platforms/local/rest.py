@@ -20,7 +20,7 @@ from .fields import Refused, one_of, refuse
 from .logs import LOG_TAIL_DEFAULT, LOG_TAIL_MAX, follow_log
 from .quota import Quota
 from .registry import AnyFleet, Registry, timestamp
-from .restroute import answer, problem, read_body, route, whole_number
+from .restroute import answer, moment_of, problem, read_body, route, whole_number
 from .templates import template_routes
 from .volumes import volume_routes
 from .workers import Worker
@@ -79,6 +79,8 @@ class _RestApi:
         tail = whole_number(request.query_params.get("tail", str(LOG_TAIL_DEFAULT)), "tail", most=LOG_TAIL_MAX)
         source = request.query_params.get("source", "container")
         refuse(one_of("container", "system")(source, "query.source"))
+        if "since" in request.query_params:
+            moment_of(request.query_params["since"], "since")  # lines have no times here, so all are shown
         position = request.headers.get("last-event-id", "").rpartition("/")[2][:_POSITION_DIGITS]
         # The local platform itself writes nothing into a worker's log.
         is_wanted = source == "container"
@@ -89,7 +91,7 @@ class _RestApi:
             clock=self._clock,
             is_running=lambda: worker_id in fleet.workers,
         )
-        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        headers = {"Cache-Control": "no-cache", "Connection": "keep-alive", "X-Accel-Buffering": "no"}
         return StreamingResponse(events, headers=headers, media_type="text/event-stream")
 
     def _worker(self, worker: Worker, fleet: AnyFleet) -> dict[str, object]:

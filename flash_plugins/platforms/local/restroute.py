@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 
@@ -14,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from .fields import JsonObject, Refused, refuse
 from .wire import MalformedJson, dump, parse_object
 
-__all__ = ["Handler", "answer", "problem", "read_body", "route", "whole_number"]
+__all__ = ["Handler", "answer", "moment_of", "problem", "read_body", "route", "whole_number"]
 
 #: Largest REST request body that is looked at, bytes; Runpod does not say.
 _BODY_MAX_BYTES = 10_000_000
@@ -94,3 +95,19 @@ def whole_number(text: str, where: str, least: int = 0, most: int | None = None)
         refuse([f"query.{where}: must be a whole number, {limits}, not {text[:100]!r}"])
     assert number is not None
     return number
+
+
+def moment_of(text: str, where: str) -> datetime.datetime:
+    """Return the time, in UTC, that a query parameter holds as RFC 3339.
+
+    Raises:
+        Refused: It holds something else.
+    """
+    try:
+        moment = datetime.datetime.fromisoformat(text)
+        if moment.tzinfo is None or "T" not in text.upper():
+            raise ValueError("no time zone, or no time")
+        return moment.astimezone(datetime.UTC)
+    except (ValueError, OverflowError) as error:
+        problem = f"query.{where}: {text[:100]!r} is no RFC 3339 time such as 2026-05-01T00:00:00Z"
+        raise Refused(422, problem, [problem]) from error
