@@ -10,11 +10,13 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from flash_plugins.platforms.local.launch import launch
+from tests.integration.local_support import WORKERS, Client
 from tests.registry import keep_installer_caches, require_registry
 from tests.support import ROOT, require
 
@@ -75,6 +77,16 @@ PRINTED: dict[str, Sequence[str]] = {
     ),
     "settings.py": ("{'model': 'tiny', 'token': 21, 'none': None}",),
     "cross_calls.py": ("score 62 elsewhere True", "[36, 52, 53]", "same from here 6"),
+    "job_client.py": (
+        "True True False",
+        "{'text': 'hello'} None True COMPLETED",
+        "{'text': 'at once'} True",
+        "FAILED True",
+        "True CANCELLED",
+        "timeout: True True",
+        "True",
+        "[0, 1, 2, 3, 4]",
+    ),
     "streaming.py": ("one token after another", "[3, 2, 1]"),
 }
 
@@ -112,7 +124,23 @@ def rewritten(name: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture
-def needs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
+def endpoint_id() -> Iterator[str]:
+    """The id of an endpoint of somebody else, on a platform that the program finds running."""
+    platform = launch(detach=True)
+    body = {
+        "name": "echo",
+        "type": "QUEUE",
+        "image": "python:3.12-slim",
+        "args": f"python {WORKERS / 'echo.py'}",
+        "cpu": [{"id": "cpu5c", "vcpuCount": 2}],
+        "scaling": {"type": "QUEUE_DELAY", "queueDelay": 0.5},
+    }
+    yield str(Client.of(platform).ok("POST", "/v2/serverless", body)["id"])
+    platform.stop()
+
+
+@pytest.fixture
+def needs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, request: pytest.FixtureRequest) -> Callable[[str], None]:
     """See to what a program needs beside us."""
 
     def see_to(name: str) -> None:
@@ -122,6 +150,8 @@ def needs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], No
             monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
         if name == "text_api.py":
             require("pydantic")
+        if name == "job_client.py":
+            monkeypatch.setenv("P10_ENDPOINT_ID", request.getfixturevalue("endpoint_id"))
 
     return see_to
 

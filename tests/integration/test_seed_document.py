@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
-from flash_plugins import CpuInstanceType, Endpoint, GpuGroup, GpuType
+import flash_plugins
+from flash_plugins import CpuInstanceType, Endpoint, EndpointJob, GpuGroup, GpuType
+from tests.integration.local_support import WORKERS, Client
 from tests.registry import keep_installer_caches, require_registry
 
 #: Generous: the box may be busy.
@@ -105,8 +107,6 @@ def test_dependencies_are_there_before_the_first_call(monkeypatch: pytest.Monkey
     require_registry()
     keep_installer_caches(monkeypatch)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    import flash_plugins
-
     flash_plugins.close()  # the platform hands its environment on
 
     @Endpoint(name="seed-dependencies", gpu=GpuType.NVIDIA_A100_80GB_PCIe, dependencies=["idna==3.6", "pluggy>=1.0,<9"])
@@ -162,3 +162,70 @@ async def load_model() -> Json:
 
 def test_variables_reach_the_worker() -> None:
     assert load_model().result(DEADLINE_S) == {"model_loaded": "gpt2", "token": "a token"}
+
+
+# -- existing endpoints, and their jobs ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def existing() -> str:
+    """The id of an endpoint with a worker script of somebody else."""
+    body = {
+        "name": "seed-existing",
+        "type": "QUEUE",
+        "image": "python:3.12-slim",
+        "args": f"python {WORKERS / 'echo.py'}",
+        "cpu": [{"id": "cpu5c", "vcpuCount": 2}],
+        "scaling": {"type": "QUEUE_DELAY", "queueDelay": 0.5},
+        "workers": {"min": 0, "max": 2},
+    }
+    connection = flash_plugins.platform().connect()
+    client = Client(connection.api_base, connection.key)
+    there = {endpoint["name"]: endpoint["id"] for endpoint in client.ok("GET", "/v2/serverless")["endpoints"]}
+    return str(there.get("seed-existing") or client.ok("POST", "/v2/serverless", body)["id"])
+
+
+def test_an_existing_endpoint_is_called_by_its_id(existing: str) -> None:
+    async def main() -> tuple[Any, str]:
+        endpoint = Endpoint(id=existing)
+        job = await endpoint.run({"prompt": "hello"})
+        await job.wait()
+        return job.output, job.id
+
+    output, job_id = asyncio.run(main())
+    assert output["echo"] == {"prompt": "hello"}
+    assert job_id
+
+
+def test_a_job_tells_its_state_waits_and_has_its_result(existing: str) -> None:
+    async def main() -> None:
+        job = await Endpoint(id=existing).run({"prompt": "hello"})
+        assert isinstance(job, EndpointJob)
+        assert await job.status() in ("IN_QUEUE", "IN_PROGRESS", "COMPLETED")
+        assert await job.wait(timeout=DEADLINE_S) is job
+        assert job.id
+        assert job.output["echo"] == {"prompt": "hello"}
+        assert job.error is None
+        assert job.done is True
+
+    asyncio.run(main())
+
+
+def test_a_job_that_failed_says_why(existing: str) -> None:
+    async def main() -> None:
+        job = await Endpoint(id=existing).run({"do": "raise"})
+        await job.wait(timeout=DEADLINE_S)
+        assert (job.done, await job.status()) == (True, "FAILED")
+        assert "no such luck" in str(job.error)
+
+    asyncio.run(main())
+
+
+def test_a_job_is_cancelled(existing: str) -> None:
+    async def main() -> None:
+        job = await Endpoint(id=existing).run({"do": "sleep", "seconds": 60})
+        await job.cancel()
+        assert job.done is True
+        assert await job.status() == "CANCELLED"
+
+    asyncio.run(main())
