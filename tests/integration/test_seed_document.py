@@ -82,16 +82,16 @@ HARDWARE: list[Json] = [
     {"cpu": "cpu5c-4-8"},
     {"cpu": CpuInstanceType.CPU5C_4_8},
 ]
-WORKERS: list[Json] = [
+NUMBERS: list[Json] = [
     {"gpu": GpuGroup.ANY, "workers": 5},
     {"gpu": GpuGroup.ANY, "workers": (1, 10)},
     {"gpu": GpuGroup.ANY},
 ]
 
 
-@pytest.mark.parametrize("parameters", HARDWARE + WORKERS, ids=str)
+@pytest.mark.parametrize("parameters", HARDWARE + NUMBERS, ids=str)
 def test_gpus_cpus_and_numbers_of_workers_make_no_difference_here(parameters: Json) -> None:
-    name = f"seed-hardware-{(HARDWARE + WORKERS).index(parameters)}"
+    name = f"seed-hardware-{(HARDWARE + NUMBERS).index(parameters)}"
 
     @Endpoint(name=name, **parameters)
     async def echo(data: Json) -> Json:

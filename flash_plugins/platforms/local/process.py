@@ -152,8 +152,9 @@ class _Platform:
                 own = balanced_environment(spec, worker, str(cache_dir))
             else:
                 own = protocol_environment(self._url, spec, worker, str(cache_dir))
-            platform = {api.PLATFORM_URL_ENV: self._url, api.PLATFORM_KEY_ENV: self._key}
-            return worker_environment(spec.env, {**own, **platform, **volumes.environment(spec.fields)})
+            if api.ENDPOINT_NAME_ENV in spec.env:  # our own workers may call other endpoints; nobody else gets the key
+                own = {**own, api.PLATFORM_URL_ENV: self._url, api.PLATFORM_KEY_ENV: self._key}
+            return worker_environment(spec.env, {**own, **volumes.environment(spec.fields)})
 
         volumes = Volumes(volumes_base(self._run_dir))
         session = open_session()
