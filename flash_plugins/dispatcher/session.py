@@ -196,9 +196,8 @@ class Session:
         async with self._provisioning.setdefault(name, asyncio.Lock()):
             client = await self.connected()
             env = {**_worker_env(name, streams=streams), **installation_env(config)}
-            is_installed = api.PACKAGE_SPEC_ENV in client.connection.worker_command
-            if is_installed and api.PACKAGE_SPEC_ENV not in config.env:
-                env[api.PACKAGE_SPEC_ENV] = self._settings().package_spec or worker_packages(config.packages)
+            if not client.connection.has_package and api.PACKAGE_SPEC_ENV not in config.env:
+                env[api.PACKAGE_SPEC_ENV] = self._settings().package_spec or worker_packages(config)
             image_args = ""
             if config.image is not None and not client.connection.runs_images:
                 image = await self._local_image(config)

@@ -212,24 +212,46 @@ BALANCED_PORT_DEFAULT: Final = 80
 PLATFORM_URL_ENV: Final = "FLASH_PLUGINS_PLATFORM_URL"
 PLATFORM_KEY_ENV: Final = "FLASH_PLUGINS_PLATFORM_KEY"
 
-#: Command line of our own worker, where the package is installed.
-WORKER_COMMAND: Final = "python -m flash_plugins.worker"
 #: Environment variable with what `pip install` is given where the package is not installed.
 PACKAGE_SPEC_ENV: Final = "FLASH_PLUGINS_SPEC"
-#: Command line of our own worker in a stock image: find a python, install the package unless it is there, start.
-#: One POSIX `sh -c` word in double-quote-free single quotes, so no single quote may appear inside.
-INSTALLING_WORKER_COMMAND: Final = (
-    "sh -c '"
-    "for p in python3 python /opt/conda/bin/python; do command -v $p >/dev/null 2>&1 && break; p=; done; "
-    'if [ -z "$p" ]; then echo "flash-plugins: this image has no python; choose one that has" >&2; exit 1; fi; '
-    '$p -c "import flash_plugins, runpod" >/dev/null 2>&1 || '
-    f"$p -m pip install --quiet --disable-pip-version-check --root-user-action=ignore ${PACKAGE_SPEC_ENV} || "
-    f'{{ echo "flash-plugins: pip install ${PACKAGE_SPEC_ENV} failed; see the lines above" >&2; exit 1; }}; '
-    "exec $p -m flash_plugins.worker'"
-)
-
 #: Endpoint environment variable: the caller's Python version, `3.12`, which the worker must share.
 PYTHON_ENV: Final = "FLASH_PLUGINS_PYTHON"
+#: Variable the local platform gives its workers: the python that they run on, whatever else is on the path.
+EXECUTABLE_ENV: Final = "FLASH_PLUGINS_EXECUTABLE"
+#: Where a worker puts a Python of the caller's version that its image does not have.
+FETCHED_PYTHON: Final = "/tmp/flash-plugins-python"
+#: Command line of our own worker, on Runpod in a stock image and on the local platform: find a python, best one of
+#: the caller's version, get that with uv if there is none; install the package unless it is there; start.
+#: Where even uv has none, the worker starts all the same: it tells each caller which versions do not go together.
+#: One POSIX `sh -c` word in single quotes, so no single quote may appear inside.
+WORKER_COMMAND: Final = (
+    "sh -c '"
+    f"v=${PYTHON_ENV}; p=${EXECUTABLE_ENV}; a=; "
+    'if [ -z "$p" ]; then '
+    "for p in python$v python3 python /opt/conda/bin/python; do "
+    "command -v $p >/dev/null 2>&1 || { p=; continue; }; a=${a:-$p}; "
+    '[ -n "$v" ] || break; $p -c "import sys; sys.exit(not sys.version.startswith(sys.argv[1]))" $v. && break; p=; '
+    "done; "
+    '[ -n "$a" ] || { echo "flash-plugins: this image has no python; choose one that has" >&2; exit 1; }; '
+    "fi; "
+    'pip() { PIP_BREAK_SYSTEM_PACKAGES=1 PIP_ROOT_USER_ACTION=ignore "$@" --quiet --disable-pip-version-check; }; '
+    'if [ -z "$p" ]; then '
+    'echo "flash-plugins: this image has no Python $v, which the caller has; getting it, without the packages that '
+    'the image has for its own" >&2; '
+    f"p={FETCHED_PYTHON}/bin/python; u=uv; "
+    'command -v uv >/dev/null 2>&1 || { pip $a -m pip install uv; u="$a -m uv"; }; '
+    f"[ -x $p ] || $u venv --quiet --seed --python $v {FETCHED_PYTHON} || {{ p=$a; "
+    'echo "flash-plugins: Python $v could not be had; use an image that has it, or call from the Python of this image" '
+    ">&2; }; "
+    "fi; "
+    f'm="flash_plugins runpod"; [ "${HANDLER_ENV}" != {HANDLER_HTTP} ] || m="flash_plugins fastapi uvicorn"; '
+    '"$p" -c "import sys; from importlib.util import find_spec as f; sys.exit(None in map(f, sys.argv[1:]))" $m || '
+    f'pip "$p" -m pip install ${PACKAGE_SPEC_ENV} || '
+    f'{{ echo "flash-plugins: pip install ${PACKAGE_SPEC_ENV} failed for $p; see the lines above" >&2; exit 1; }}; '
+    'exec "$p" -m flash_plugins.worker'
+    "'"
+)
+
 #: Endpoint environment variable: the endpoint's name, by which decorated functions know their own workers.
 ENDPOINT_NAME_ENV: Final = "FLASH_PLUGINS_ENDPOINT"
 #: Variable the local platform gives its workers: it hands out no more jobs at once than `MAX_CONCURRENCY_ENV` says.

@@ -42,6 +42,7 @@ class Connection:
             None to use those as they are.
         balanced_base: Base URL of a load-balanced endpoint, with `{id}` for its id; for endpoints known by id alone.
         worker_command: Command line that starts our worker there.
+        has_package: Whether workers find this package installed; False where they are told what to install.
         limits: Most requests by operation (`run`, `runSync`, `status`, `stream`, `cancel`), kept by waiting;
             None where there are none.
         queue_delay_s: Seconds a request waits before workers are added, for endpoints whose user left that open;
@@ -58,6 +59,7 @@ class Connection:
     job_base: str | None = None
     balanced_base: str = api.CLOUD_BALANCED_BASE
     worker_command: str = api.WORKER_COMMAND
+    has_package: bool = True
     limits: Mapping[str, RateLimit] | None = None
     key_advice: str | None = None
     queue_delay_s: float | None = None

@@ -78,7 +78,7 @@ class CloudPlatform:
             job_base=None if is_cloud else settings.job_base,
             key=settings.api_key,
             balanced_base=api.CLOUD_BALANCED_BASE if is_cloud_api else settings.api_base + api.LOCAL_BALANCED_PATH,
-            worker_command=api.INSTALLING_WORKER_COMMAND if is_cloud_api else api.WORKER_COMMAND,
+            has_package=not is_cloud_api,
             limits=RUNPOD_LIMITS,
             key_advice=f"check the key in {settings.key_source}",
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-from collections.abc import Collection
 
 from ..config import EndpointConfig
 from . import api
@@ -16,15 +15,23 @@ __all__ = ["ADAPTER_GROUP", "installation_env", "worker_packages"]
 ADAPTER_GROUP = "flash_plugins.adapters"
 
 
-def worker_packages(packages: Collection[str]) -> str:
-    """Return what `pip install` is given: this package and the adapters among `packages`, in the versions here."""
+def worker_packages(config: EndpointConfig, *, is_balanced: bool = False) -> str:
+    """Return what `pip install` is given: this package and the adapters in use, in the versions here.
+
+    Args:
+        config: The endpoint; where it has dependencies, uv comes along to install those.
+        is_balanced: Whether its workers serve routes.
+    """
+    extras = "worker,http" if is_balanced else "worker"
     try:
-        wanted = [f"flash-plugins[worker]=={importlib.metadata.version('flash-plugins')}"]
+        wanted = [f"flash-plugins[{extras}]=={importlib.metadata.version('flash-plugins')}"]
     except importlib.metadata.PackageNotFoundError:  # run from a source tree that was never installed
-        wanted = ["flash-plugins[worker]"]
+        wanted = [f"flash-plugins[{extras}]"]
     for entry in importlib.metadata.entry_points(group=ADAPTER_GROUP):
-        if entry.name in packages and entry.dist is not None:
+        if entry.name in config.packages and entry.dist is not None:
             wanted.append(f"{entry.dist.name}=={entry.dist.version}")
+    if config.dependencies and config.accelerate_downloads:
+        wanted.append("uv")
     return " ".join(sorted(set(wanted)))
 
 

@@ -94,7 +94,7 @@ def is_described() -> None:
     description()
 
 
-@given(configs(), st.booleans(), st.sampled_from([api.WORKER_COMMAND, api.INSTALLING_WORKER_COMMAND]))
+@given(configs(), st.booleans(), st.sampled_from([api.WORKER_COMMAND, "python -m my.worker"]))
 def test_every_endpoint_is_created_with_a_valid_body(config: EndpointConfig, streams: bool, command: str) -> None:
     assert problems("CreateEndpointRequest", body_of(config, streams=streams, command=command)) == []
 
@@ -182,7 +182,7 @@ def test_the_default_endpoint_in_full() -> None:
         "type": "QUEUE",
         "scaling": {"type": "QUEUE_DELAY", "queueDelay": 4},
         "image": "runpod/pytorch:1.0.2-cu1281-torch280-ubuntu2404",
-        "args": "python -m flash_plugins.worker",
+        "args": api.WORKER_COMMAND,
         "workers": {"min": 0, "max": 1, "idleTimeout": 60},
         "timeout": 86_400_000,
         "flashboot": "FLASHBOOT",

@@ -210,7 +210,8 @@ def test_runpod_without_a_key_is_an_error_that_names_the_variable() -> None:
 def test_the_cloud_is_connected_by_its_own_request_urls() -> None:
     connection = CloudPlatform(Settings(api_key=KEY), "a test").connect()
     assert (connection.api_base, connection.job_base) == ("https://api.runpod.io", None)
-    assert connection.worker_command == api.INSTALLING_WORKER_COMMAND
+    assert connection.worker_command == api.WORKER_COMMAND
+    assert not connection.has_package
     assert connection.key == KEY
 
 
@@ -220,7 +221,7 @@ def test_another_base_is_named_in_the_reason() -> None:
     assert chosen.reason == "a test; at http://127.0.0.1:1, set by RUNPOD_API_BASE_URL"
     connection = chosen.connect()
     assert (connection.api_base, connection.job_base) == ("http://127.0.0.1:1", "http://127.0.0.1:2")
-    assert connection.worker_command == api.WORKER_COMMAND
+    assert connection.has_package
 
 
 def test_the_key_is_in_no_representation() -> None:

@@ -255,8 +255,9 @@ class Crew(ABC, Generic[AnyWorker]):
         self._failed_starts += 1
         self._start_not_before = self._clock.monotonic() + restart_delay_s(self._failed_starts)
         if self._failed_starts >= _FAILED_STARTS_MAX:
+            command = "flash_plugins.worker" if self.spec.args == api.WORKER_COMMAND else repr(self.spec.args)
             self._give_up(
-                f"{api.WORKER_START_FAILED_PREFIX}{self._failed_starts} starts of {self.spec.args!r} in a row ended "
+                f"{api.WORKER_START_FAILED_PREFIX}{self._failed_starts} starts of {command} in a row ended "
                 f"before {self._FIRST_WORK}; the last one {what}{self._log_text(worker)}"
             )
 

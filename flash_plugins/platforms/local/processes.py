@@ -214,6 +214,7 @@ def worker_environment(endpoint_env: Mapping[str, str], protocol: Mapping[str, s
     for name in ("NO_PROXY", "no_proxy"):
         environment[name] = ",".join(filter(None, [environment.get(name), "127.0.0.1,localhost"]))
     environment["PYTHONUNBUFFERED"] = "1"
+    environment[api.EXECUTABLE_ENV] = sys.executable
     environment["RUNPOD_LOG_LEVEL"] = "ERROR"
     environment[api.PING_INTERVAL_ENV] = str(api.PING_INTERVAL_DEFAULT_MS)
     environment.update(endpoint_env)

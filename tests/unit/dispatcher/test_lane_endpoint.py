@@ -452,7 +452,7 @@ def test_the_command_of_the_platform_starts_the_workers(
 def test_where_the_command_installs_our_package_the_endpoint_says_which(
     fake: FakeRunpod, submit: Submit, platform: FakePlatform
 ) -> None:
-    platform.connection = Connection(api_base=fake.base, key=KEY, worker_command=api.INSTALLING_WORKER_COMMAND)
+    platform.connection = Connection(api_base=fake.base, key=KEY, has_package=False)
     submit().result(DEADLINE_S)
     (body,) = [request.json for request in fake.seen("create")]
     assert body["env"][api.PACKAGE_SPEC_ENV] == f"flash-plugins[worker]=={flash_plugins.__version__}"
@@ -464,7 +464,7 @@ def test_where_it_does_not_the_endpoint_says_nothing(fake: FakeRunpod, submit: S
 
 
 def test_an_adapter_is_installed_with_it(fake: FakeRunpod, submit: Submit, platform: FakePlatform) -> None:
-    platform.connection = Connection(api_base=fake.base, key=KEY, worker_command=api.INSTALLING_WORKER_COMMAND)
+    platform.connection = Connection(api_base=fake.base, key=KEY, has_package=False)
     submit(1, config=config_of().with_packages(["mine"])).result(DEADLINE_S)
     submit(2, config=config_of().with_packages(["flash_joblib"])).result(DEADLINE_S)
     (patch,) = [request.json for request in fake.seen("patch")]
@@ -478,7 +478,7 @@ def test_an_adapter_is_installed_with_it(fake: FakeRunpod, submit: Submit, platf
 def test_what_is_installed_can_be_set(
     fake: FakeRunpod, submit: Submit, platform: FakePlatform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    platform.connection = Connection(api_base=fake.base, key=KEY, worker_command=api.INSTALLING_WORKER_COMMAND)
+    platform.connection = Connection(api_base=fake.base, key=KEY, has_package=False)
     monkeypatch.setenv(api.PACKAGE_SPEC_ENV, "--pre flash-plugins[worker]")
     monkeypatch.setattr(session_module, "worker_packages", None)
     submit(config=config_of("a")).result(DEADLINE_S)
