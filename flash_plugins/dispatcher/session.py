@@ -75,6 +75,7 @@ class Session:
         self._connecting: asyncio.Lock | None = None
         self._connect_thread: threading.Thread | None = None
         self._provisioning: dict[str, asyncio.Lock] = {}
+        self._told_skipped: set[str] = set()  # endpoints whose system_dependencies nobody installs here
         self._is_closed = False
 
     @property
@@ -196,6 +197,12 @@ class Session:
         async with self._provisioning.setdefault(name, asyncio.Lock()):
             client = await self.connected()
             env = {**_worker_env(name, streams=streams), **installation_env(config)}
+            if config.system_dependencies and not client.connection.runs_images and name not in self._told_skipped:
+                self._told_skipped.add(name)
+                _say(
+                    f"endpoint {name!r}: system_dependencies are skipped where workers run on this machine; install "
+                    f"them here if they are missing: {', '.join(config.system_dependencies)}"
+                )
             if not client.connection.has_package and api.PACKAGE_SPEC_ENV not in config.env:
                 env[api.PACKAGE_SPEC_ENV] = self._settings().package_spec or worker_packages(config)
             image_args = ""

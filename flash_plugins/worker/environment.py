@@ -25,9 +25,6 @@ from pathlib import Path
 from typing import NoReturn
 
 from ..platforms import api
-from . import base
-from .installer import InstallFailed, build
-from .overlays import BuildTimeout, provide
 
 __all__ = ["cache_root", "enter"]
 
@@ -39,8 +36,8 @@ ENTERED_ENV = "FLASH_PLUGINS_ENVIRONMENT"
 _MARGIN_S = 30.0
 #: What to do about an installation that failed.
 _REMEDY = (
-    "correct `dependencies` of the endpoint, or give its workers what the lines above ask for; "
-    "a (constraint) in them is what the worker itself needs"
+    "correct `dependencies` or `system_dependencies` of the endpoint, or give its workers what the lines above ask "
+    "for; a (constraint) in them is what the worker itself needs"
 )
 #: Faster downloads from the Hugging Face hub: switch, and the package without which it is an error.
 _FAST_HUB = {"HF_XET_HIGH_PERFORMANCE": "hf_xet", "HF_HUB_ENABLE_HF_TRANSFER": "hf_transfer"}
@@ -52,20 +49,37 @@ def enter() -> str | None:
     Returns:
         None where this process is that worker; else why nothing could be installed, in the words of the installer.
     """
-    wanted = _listed(api.DEPENDENCIES_ENV)
-    if not wanted or os.environ.get(ENTERED_ENV) == sys.prefix:
-        _hasten_downloads()
-        return None
+    wanted, system = _listed(api.DEPENDENCIES_ENV), _listed(api.SYSTEM_DEPENDENCIES_ENV)
+    if api.EXECUTABLE_ENV in os.environ:
+        system = []  # this is somebody's own machine, and its caller is told
+    reason = None
+    if (wanted or system) and os.environ.get(ENTERED_ENV) != sys.prefix:
+        reason = _installed(wanted, system)
+    _hasten_downloads()
+    return reason
+
+
+def _installed(wanted: list[str], system: list[str]) -> str | None:
+    """Install, and become the worker that has it; returns why that cannot be, None if there is nothing to become."""
+    from .installer import InstallFailed  # here: most workers install nothing, and start 30 ms sooner
+    from .overlays import BuildTimeout
+    from .system_packages import install_system_packages
+
     started_at = time.monotonic()
     limit_s = float(os.environ.get(api.INIT_TIMEOUT_ENV, api.WORKER_INIT_TIMEOUT_S))
     deadline = started_at + max(_MARGIN_S, limit_s - _MARGIN_S)
+    missing = system
     try:
-        folder = _provided(wanted, deadline)
-        logger.info("dependencies are ready after %.1f s in %s", time.monotonic() - started_at, folder)
-        _become(folder)
+        install_system_packages(system, deadline=deadline)
+        missing = wanted
+        if wanted:
+            folder = _provided(wanted, deadline)
+            logger.info("dependencies are ready after %.1f s in %s", time.monotonic() - started_at, folder)
+            _become(folder)
     except (InstallFailed, BuildTimeout, OSError) as error:
         logger.error("the endpoint's dependencies cannot be installed: %s", error)
-        return f"{api.DEPENDENCIES_FAILED_PREFIX}{', '.join(wanted)}: {error}\n{_REMEDY}"
+        return f"{api.DEPENDENCIES_FAILED_PREFIX}{', '.join(missing)}: {error}\n{_REMEDY}"
+    return None
 
 
 def _become(folder: Path) -> NoReturn:
@@ -92,6 +106,10 @@ def cache_root() -> Path:
 
 
 def _provided(wanted: list[str], deadline: float) -> Path:
+    from . import base
+    from .installer import build
+    from .overlays import provide
+
     root = cache_root()
     # What the environment leaves to the base is part of what it is: packages removed there would be missing.
     content = [wanted, sys.version, sysconfig.get_platform(), sys.prefix, base.folders(), base.listing()]

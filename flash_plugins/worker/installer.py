@@ -90,8 +90,14 @@ def build(
     _correct_scripts(folder, final)
 
 
-def run_installer(command: Sequence[str], deadline: float, *, environment: Mapping[str, str]) -> None:
+def run_installer(command: Sequence[str], deadline: float, *, what: str, environment: Mapping[str, str]) -> None:
     """Run an installer; its output goes to the worker's log as it comes.
+
+    Args:
+        command: Its command line.
+        deadline: `time.monotonic()` at which it is killed.
+        what: Names it in the error.
+        environment: Its environment.
 
     Raises:
         InstallFailed: It did not end well, or not in time.
@@ -121,7 +127,7 @@ def run_installer(command: Sequence[str], deadline: float, *, environment: Mappi
     words = "\n".join(tail) or "it said nothing"
     if has_timed_out:
         words += f"\nand was stopped after {time.monotonic() - started_at:.0f} s"
-    raise InstallFailed(f"{_shown(command)} failed with exit code {process.returncode}:\n{words}")
+    raise InstallFailed(f"{what} failed with exit code {process.returncode}:\n{words}")
 
 
 def _install_with_uv(
@@ -137,7 +143,7 @@ def _install_with_uv(
     run_installer(
         [uv, "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--python", python,
          "--constraint", str(limits), "--output-file", str(resolved), str(wanted)],
-        deadline, environment=environment,
+        deadline, what="uv pip compile", environment=environment,
     )  # fmt: skip
     lines = [line.strip() for line in resolved.read_text().splitlines() if line.strip() and not line.startswith("#")]
     missing = [line for line in lines if not _is_here(line, here)]
@@ -145,7 +151,7 @@ def _install_with_uv(
         lacking.write_text("\n".join(missing) + "\n")
         run_installer(
             [uv, "pip", "install", "--no-deps", "--no-progress", "--python", python, "--requirement", str(lacking)],
-            deadline, environment=environment,
+            deadline, what="uv pip install", environment=environment,
         )  # fmt: skip
 
 
@@ -159,15 +165,18 @@ def _install_with_pip(requirements: Sequence[str], folder: Path, limits: Path, d
     run_installer(
         [str(folder / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check", "--no-input",
          "--progress-bar=off", "--root-user-action=ignore", "--constraint", str(limits), *requirements],
-        deadline, environment=environment,
+        deadline, what="pip install", environment=environment,
     )  # fmt: skip
 
 
 def _check_worker(folder: Path, *, is_http: bool, deadline: float) -> None:
     """Import what a worker is made of: packages that were installed over the base's may not get on with the rest."""
-    modules = "flash_plugins.worker.http" if is_http else "flash_plugins.worker.queue, runpod.serverless"
+    modules = (
+        "flash_plugins.worker.http, fastapi, uvicorn" if is_http else "flash_plugins.worker.queue, runpod.serverless"
+    )
+    command = [str(folder / "bin" / "python"), "-c", f"import {modules}"]
     try:
-        run_installer([str(folder / "bin" / "python"), "-c", f"import {modules}"], deadline, environment=os.environ)
+        run_installer(command, deadline, what=f"import of {modules}", environment=os.environ)
     except InstallFailed as error:
         raise InstallFailed(f"with these dependencies the worker itself cannot start: {error}") from error
 
@@ -192,11 +201,3 @@ def _correct_scripts(folder: Path, final: Path) -> None:
     for path in (folder / "bin").iterdir():
         if path.is_file() and not path.is_symlink() and old in (content := path.read_bytes()):
             path.write_bytes(content.replace(old, new))
-
-
-def _shown(command: Sequence[str]) -> str:
-    """Return the name of an installer and what it was to do, without paths that tell nobody anything."""
-    if command[1] == "-c":
-        return command[2]
-    name = "pip" if command[1] == "-m" else os.path.basename(command[0])
-    return f"{name} {'install' if 'install' in command else 'resolve'}"

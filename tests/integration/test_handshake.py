@@ -46,3 +46,16 @@ def test_a_module_that_only_the_caller_has_comes_with_its_distribution_and_versi
     with pytest.raises(ModuleNotFoundError, match="No module named 'only_here'") as caught:
         uses_it().result(timeout=DEADLINE_S)
     assert any("dependencies=['only-here-dist==1.5.1']" in note for note in caught.value.__notes__)
+
+
+def test_system_dependencies_are_skipped_on_this_machine_with_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    @Endpoint(name="system", cpu="cpu5c-4-8", system_dependencies=["no-such-package", "libnothing1"])
+    def one() -> int:
+        return 1
+
+    assert [one().result(timeout=DEADLINE_S) for _ in range(2)] == [1, 1]
+    said = [line for line in capfd.readouterr().err.splitlines() if "system_dependencies" in line]
+    (line,) = said
+    assert "'system'" in line
+    assert "no-such-package, libnothing1" in line
+    assert "skipped" in line
