@@ -61,7 +61,7 @@ class Elsewhere:
 flash_plugins.register(Elsewhere())
 
 def forget_addresses():
-    transport = flash_plugins.process.session().client._transport
+    transport = flash_plugins.process.session().client.http._transport
     transport.client.connector.clear_dns_cache()
 """
 
