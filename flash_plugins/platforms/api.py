@@ -220,6 +220,11 @@ PYTHON_ENV: Final = "FLASH_PLUGINS_PYTHON"
 EXECUTABLE_ENV: Final = "FLASH_PLUGINS_EXECUTABLE"
 #: Where a worker puts a Python of the caller's version that its image does not have.
 FETCHED_PYTHON: Final = "/tmp/flash-plugins-python"
+#: Endpoint id that the official SDKs of apps send to, with the header that says which endpoint they mean, by id or name
+#: (runpod 2.0.0rc2 and runpod-flash 1.21, not documented).
+SENTINEL_ID: Final = "flash"
+SENTINEL_HEADER: Final = "X-Flash-Endpoint"
+
 #: Command line of our own worker, on Runpod in a stock image and on the local platform: find a python, best one of
 #: the caller's version, get that with uv if there is none; install the package unless it is there; start.
 #: Where even uv has none, the worker starts all the same: it tells each caller which versions do not go together.

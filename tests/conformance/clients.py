@@ -59,8 +59,16 @@ def redirected(account: Account, home: Path) -> dict[str, str]:
     }
 
 
-def play(driver: str, sdk: Environment, account: Account, setting: Mapping[str, str], folder: Path) -> Transcript:
-    """Run one driver to its end.
+def play(
+    driver: str,
+    sdk: Environment,
+    account: Account,
+    setting: Mapping[str, str],
+    folder: Path,
+    *,
+    more: Mapping[str, str] | None = None,
+) -> Transcript:
+    """Run one driver to its end, with `more` in its environment.
 
     Raises:
         AssertionError: The driver itself broke; the message is its standard error.
@@ -70,7 +78,7 @@ def play(driver: str, sdk: Environment, account: Account, setting: Mapping[str, 
     setting_path.write_text(json.dumps({**setting, "scratch": str(folder)}))
     done = subprocess.run(
         [str(sdk.python), str(DRIVERS / driver), str(setting_path), str(transcript_path)],
-        env=redirected(account, folder),
+        env={**redirected(account, folder), **(more or {})},
         cwd=folder,  # runpod-flash writes logs where it is run
         capture_output=True,
         text=True,

@@ -115,6 +115,19 @@ def test_the_first_label_of_the_host_names_the_endpoint_too(web: Balanced) -> No
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["path"] == f"/v2/{web.id}/run"  # all paths are the worker's
 
 
+def test_the_id_of_the_official_sdks_stands_for_the_endpoint_that_a_header_names(client: Balanced) -> None:
+    web = client.open(workers={"max": 1}, name="by-name")
+    key = {"Authorization": f"Bearer {web.key}"}
+    for named in (web.id, "by-name"):
+        status, seen, _ = web.request("GET", "/lb/flash/x", headers={**key, "X-Flash-Endpoint": named})
+        assert (status, seen["path"], seen["environment"]["RUNPOD_ENDPOINT_ID"]) == (200, "/x", web.id)
+        headers = {**key, "X-Flash-Endpoint": named, "Host": "flash.localhost"}
+        assert web.request("GET", "/y", headers=headers)[1]["path"] == "/y"
+        assert web.request("GET", "/v2/flash/health", headers={**key, "X-Flash-Endpoint": named})[0] == 200
+    assert web.request("GET", "/lb/flash/x", headers={**key, "X-Flash-Endpoint": "nosuch"})[0] == 404
+    assert web.request("GET", "/lb/flash/x", headers=key)[0] == 404
+
+
 def test_a_redirect_to_the_worker_itself_keeps_the_path_base(web: Balanced) -> None:
     here = f"{web.place.hostname}:{web.place.port}"
     cases = {

@@ -61,6 +61,11 @@ class Registry:
         """Return the endpoint at work, None if there is no such one."""
         return self._fleets.get(endpoint_id)
 
+    def get_named(self, key: str) -> AnyFleet | None:
+        """Return the endpoint with this id, or else the latest one with this name."""
+        named = [fleet for fleet in self if fleet.spec.fields["name"] == key]
+        return self.get(key) or (named[-1] if named else None)
+
     def create(self, body: JsonObject) -> AnyFleet:
         """Create an endpoint from a REST v2 request.
 

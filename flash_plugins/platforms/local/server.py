@@ -28,7 +28,7 @@ from .fleet import Fleet
 from .jobapi import JOB_OPERATIONS, send_balanced_health
 from .proxy import Proxy, Routed, send_refusal
 from .quota import REST_PER_MINUTE
-from .registry import Registry
+from .registry import AnyFleet, Registry
 from .rest import rest_app
 from .restroute import problem
 from .sockets import SocketProxy, reject
@@ -41,6 +41,7 @@ Scope = Message
 
 #: What stands before an endpoint's id in the path of a load-balanced request.
 _BALANCED_PREFIX = api.LOCAL_BALANCED_PATH.format(id="").encode()
+_SENTINEL_HEADER = api.SENTINEL_HEADER.lower().encode()
 _WRONG_KEY = "missing or wrong key: send the header `Authorization: Bearer KEY`"
 
 
@@ -121,7 +122,7 @@ class PlatformApp:
         for name, value in scope["headers"]:
             if name == b"host":
                 label = value.partition(b".")[0].decode("latin-1").lower()
-                if isinstance(self._registry.get(label), BalancedFleet):
+                if isinstance(self._find(label, scope), BalancedFleet):
                     return label, scope["raw_path"], b""
                 break
         raw_path: bytes = scope["raw_path"]
@@ -134,7 +135,7 @@ class PlatformApp:
         self, endpoint_id: str, target: bytes, prefix: bytes, scope: Scope, receive: Receive, send: Send
     ) -> None:
         headers = [header for header in scope["headers"] if not self._is_key(header)]
-        fleet = self._registry.get(endpoint_id)
+        fleet = self._find(endpoint_id, scope)
         is_socket = scope["type"] == "websocket"
         if len(headers) == len(scope["headers"]):
             refusal = Refusal(401, _WRONG_KEY)
@@ -148,6 +149,15 @@ class PlatformApp:
                 await self._proxy.serve(routed, receive, send)
             return
         await (reject if is_socket else send_refusal)(send, refusal)
+
+    def _find(self, endpoint_id: str, scope: Scope) -> AnyFleet | None:
+        """Return the endpoint that a request is for, by its id or through the id that stands for any."""
+        fleet = self._registry.get(endpoint_id)
+        if fleet is None and endpoint_id == api.SENTINEL_ID:
+            for name, value in scope["headers"]:
+                if name == _SENTINEL_HEADER:
+                    return self._registry.get_named(value.decode("latin-1"))
+        return fleet
 
     def _is_key(self, header: tuple[bytes, bytes]) -> bool:
         if header[0] != b"authorization":
@@ -169,7 +179,7 @@ class PlatformApp:
         if not self._is_authorized(scope, is_bare_allowed=True):
             await send_error(send, 401, _WRONG_KEY)
             return
-        fleet = self._registry.get(parts[2])
+        fleet = self._find(parts[2], scope)
         operation = JOB_OPERATIONS.get(parts[3])
         if fleet is None:
             await send_error(send, 404, f"endpoint {parts[2]!r} not found")

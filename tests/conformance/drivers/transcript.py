@@ -24,11 +24,12 @@ from typing import Any
 class Setting:
     """What the test has prepared: endpoint ids and a folder for gates and markers."""
 
-    jobs: str  # serves workers/for_clients.py
-    streams: str  # serves workers/for_streams.py
-    frozen: str  # has no workers, so jobs stay in its queue
     scratch: str
-    webhook: str  # a URL that notes what is posted to it
+    jobs: str = ""  # serves workers/for_clients.py
+    streams: str = ""  # serves workers/for_streams.py
+    frozen: str = ""  # has no workers, so jobs stay in its queue
+    webhook: str = ""  # a URL that notes what is posted to it
+    balanced: str = ""  # serves workers/routes.py
 
     def path(self, name: str) -> Path:
         """Return a file name in the scratch folder."""
