@@ -32,6 +32,9 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+#: Seconds of waiting after which it is worth a request to find out why there is no outcome.
+_PATIENT_S = 1.0
+
 
 class Call(Future[T], Coroutine[Any, Any, T], Generic[T]):
     """One call of a decorated function.
@@ -219,8 +222,8 @@ class Call(Future[T], Coroutine[Any, Any, T], Generic[T]):
             raise JobCancelled(f"{self._words()} was cancelled", job_id=self.job_id) from None
         except TimeoutError:
             raise WaitTimeout(
-                f"{self._words()} had no outcome after {timeout:g} s ({self._state_word()}); it goes on: wait longer "
-                "or .cancel() it"
+                f"{self._words()} had no outcome after {timeout:g} s ({self._state_word()}{self._delay(timeout)}); it "
+                "goes on: wait longer or .cancel() it"
             ) from None
         except KeyboardInterrupt:
             self._interrupt()
@@ -311,6 +314,14 @@ class Call(Future[T], Coroutine[Any, Any, T], Generic[T]):
     def _words(self) -> str:
         job = f" (job {self.job_id})" if self.job_id else ""
         return f"call {self.number} of {self.function_name}() on endpoint {self.endpoint_name!r}{job}"
+
+    def _delay(self, waited_s: float | None) -> str:
+        """Return why it waits, as part of a sentence; asked only for somebody who was patient."""
+        submission = self._submission
+        if submission is None or waited_s is None or waited_s < _PATIENT_S:
+            return ""
+        reason = submission.delay()
+        return "" if reason is None else f"; {reason}"
 
     def _state_word(self) -> str:
         if self.cancelled():

@@ -12,6 +12,7 @@ Lives on the dispatcher's event loop.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import time
@@ -42,6 +43,7 @@ from ..payload import CallEnvelope, Outcome, check_size, decode_failure_text, de
 from ..platforms import api
 from ..replay import replay
 from .call import Call
+from .delay import delay_reason, is_working
 from .stream import StreamCall
 from .window import PATIENCE_S, Patience, Window
 
@@ -68,6 +70,10 @@ _HOLDS_AT_LEAST_S = 0.5
 _PROBE_INTERVAL_S = 60.0
 #: Seconds a new job may be unknown to the platform's other servers (Runpod's 2.0 client waits as long).
 _VISIBILITY_S = 10.0
+#: Seconds that the platform may take to say why calls wait; how long they wait before the user is told; how often.
+_DELAY_TIMEOUT_S = 1.0
+_DELAY_TOLD_AFTER_S = 60.0
+_DELAY_TOLD_EVERY_S = 600.0
 #: Time to live of a job beyond its execution, ms.
 _TTL_MARGIN_MS = 86_400_000
 
@@ -105,6 +111,15 @@ class Submission:
         self.is_cancelled = True
         self.lane.session.loop.post(lambda: self.lane.drop(self))
 
+    def delay(self) -> str | None:
+        """Return why the call waits, None where nothing is wrong or the platform does not say. Not the loop thread."""
+        try:
+            reason: str | None = self.lane.session.loop.call(self.lane.delay(), _DELAY_TIMEOUT_S)
+        except (TimeoutError, FlashPluginsError, RuntimeError) as error:  # RuntimeError: the loop has ended
+            logger.debug("why %r waits is unknown: %s", self.call, error)
+            return None
+        return reason
+
     def interrupt(self) -> None:
         """Ctrl-C was pressed while somebody waited: cancel everything of this process."""
         self.lane.session.cancel_all()
@@ -133,6 +148,7 @@ class Lane:
         self._carried: set[str] = set()  # digests that were sent at least once
         self._is_held = True  # whether the platform holds /stream, as far as known
         self._probe_at = 0.0  # when to find out again
+        self._delay_told_at = 0.0  # when the user may be told again why calls wait
         limit_ms = config.execution_timeout_ms or api.NO_EXECUTION_LIMIT_MS
         self._policy = {
             "executionTimeout": limit_ms,
@@ -168,6 +184,18 @@ class Lane:
         if self._handle is None and not self._is_provisioning:
             self._is_provisioning = True
             self.session.loop.spawn(self._provision())
+
+    async def delay(self) -> str | None:
+        """Return why calls wait, None where nothing is wrong. Loop thread."""
+        if self._handle is None:
+            return "the endpoint is still being created"
+        return delay_reason(str(self.config.name), await self.session.client.health(self._handle))
+
+    async def _tell_delay(self) -> None:
+        with contextlib.suppress(FlashPluginsError):  # the calls themselves will tell of it
+            name, health = str(self.config.name), await self.session.client.health(await self._provisioned())
+            if not is_working(health):  # a long queue is no reason to worry
+                logger.warning("calls of endpoint %r wait: %s", name, delay_reason(name, health))
 
     def drop(self, submission: Submission) -> None:
         """Cancel a call wherever it is."""
@@ -363,6 +391,11 @@ class Lane:
         sent_at = time.monotonic()
         job_id, status = job.id, job.status
         while True:
+            if status is JobStatus.IN_QUEUE and time.monotonic() > max(
+                sent_at + _DELAY_TOLD_AFTER_S, self._delay_told_at
+            ):
+                self._delay_told_at = time.monotonic() + _DELAY_TOLD_EVERY_S
+                self.session.loop.spawn(self._tell_delay())
             if self.streams or self._is_held or self._is_probe_due():
                 if isinstance(call, StreamCall):
                     await call._room()

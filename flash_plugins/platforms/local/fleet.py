@@ -315,10 +315,8 @@ class Fleet(Crew[QueueWorker]):
     def _kill_by(self, worker: QueueWorker) -> tuple[float, str] | None:
         now = self._clock.monotonic()
         if worker.ready_at is None:
-            return (
-                worker.started_at + self._init_timeout_s,
-                f"did not ask for a job for {now - worker.started_at:.0f} s",
-            )
+            took = f"{now - worker.started_at:.0f} s ({api.INIT_TIMEOUT_ENV} in its env allows more)"
+            return worker.started_at + self._init_timeout_s, f"did not ask for a job for {took}"
         if worker.has_pinged:
             return (
                 worker.seen_at + self._silence_limit_s,
