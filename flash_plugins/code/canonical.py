@@ -75,7 +75,8 @@ class _CanonicalPickler(_PythonPickler):  # type: ignore[misc]  # see above
 
     def pickled(self) -> Pickled:
         """Return what was dumped."""
-        return Pickled(self._file.getvalue(), frozenset(self._reducers.modules))
+        found = self._reducers
+        return Pickled(self._file.getvalue(), frozenset(found.modules), frozenset(found.installed))
 
     def reducer_override(self, obj: Any) -> Any:
         reduced = self._reducers.reducer_override(obj)

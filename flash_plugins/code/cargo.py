@@ -33,6 +33,7 @@ from typing import Any, NamedTuple
 from flash_plugins.code.activation import activate_bundle, install_bundle
 from flash_plugins.code.bundle import SourceBundle, bundle_modules
 from flash_plugins.code.canonical import canonical_dumps
+from flash_plugins.code.distributions import stated
 from flash_plugins.code.pickling import Pickled, dumps, loads
 from flash_plugins.errors import EnvelopeError, PayloadTooLarge
 from flash_plugins.platforms import api
@@ -86,12 +87,14 @@ class PackedCargo:
         code: The pickle.
         bundle_digest: Name of the bundle of local modules, None if there is none.
         bundle: Its bytes.
+        packages: What it uses of what was installed where it was packed: by package, the requirement of that version.
     """
 
     digest: str
     code: bytes
     bundle_digest: str | None = None
     bundle: bytes = b""
+    packages: Mapping[str, str] = field(default_factory=dict)
 
 
 def pack(cargo: Cargo) -> dict[str, str]:
@@ -107,7 +110,12 @@ def pack(cargo: Cargo) -> dict[str, str]:
     routes = [_resolved(route) for route in cargo.routes]
     pickled = _pickle(functions, routes)
     bundle = bundle_modules(pickled.modules) if pickled.modules else None
-    head = {"code": len(pickled.data), "bundle": None if bundle is None else bundle.digest}
+    installed = pickled.installed if bundle is None else pickled.installed | bundle.installed
+    head = {
+        "code": len(pickled.data),
+        "bundle": None if bundle is None else bundle.digest,
+        "packages": stated(installed),
+    }
     content = json.dumps(head).encode() + b"\n" + pickled.data + (b"" if bundle is None else bundle.data)
     text = base64.b64encode(zlib.compress(content, 9)).decode("ascii")
     if len(text) > api.CARGO_MAX_BYTES:
@@ -172,7 +180,7 @@ def _opened(text: str, digest: str) -> PackedCargo:
         line, _, rest = content.partition(b"\n")
         head = json.loads(line)
         size = int(head["code"])
-        return PackedCargo(digest, rest[:size], head["bundle"], rest[size:])
+        return PackedCargo(digest, rest[:size], head["bundle"], rest[size:], head.get("packages") or {})
     except (binascii.Error, zlib.error, ValueError, KeyError, TypeError) as error:
         raise EnvelopeError(
             f"the deployed code was damaged on its way ({error}); were its environment variables edited? Deploy the "

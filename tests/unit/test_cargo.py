@@ -249,3 +249,14 @@ def test_a_long_chain_of_functions_travels() -> None:
     cargo = unpack(pack(Cargo({"deep": function})))
     assert cargo is not None
     assert cargo.functions["deep"]() == 150
+
+
+def test_it_states_what_it_uses_of_what_is_installed_here() -> None:
+    import pluggy
+
+    def register() -> Any:
+        return pluggy.PluginManager
+
+    packed = read(pack(Cargo({"register": register})))
+    assert packed is not None
+    assert packed.packages["pluggy"] == f"pluggy=={pluggy.__version__}"
