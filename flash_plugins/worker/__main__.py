@@ -24,13 +24,13 @@ def main() -> int:
     os.environ.setdefault(
         "FLASH_PLUGINS_CACHE_DIR", os.path.join(tempfile.gettempdir(), f"flash-plugins-{os.getuid()}")
     )
-    from .environment import enter
-
-    reason = enter()
     if serves_http:
         from .http import serve as serve_http
 
-        return 1 if reason is not None else serve_http()
+        return serve_http()
+    from .environment import enter
+
+    reason = enter()
     if reason is not None:
         from .refusal import serve_refusals
 

@@ -18,13 +18,15 @@ import selectors
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Door"]
+__all__ = ["INHERITED_ENV", "Door"]
 
 logger = logging.getLogger(__name__)
 
+#: Variable by which a worker hands its listening sockets to what it becomes: their numbers, `5` or `5,6`.
+INHERITED_ENV = "FLASH_PLUGINS_DOOR"
 #: Connections that may wait to be taken.
 _BACKLOG = 2048
 #: Seconds between two beats of the event loop, and without one after which it counts as blocked.
@@ -51,21 +53,16 @@ class Door:
     """Listens from its construction on.
 
     Args:
-        host: Address to listen at.
-        port: Where requests are served.
-        health_port: Where health is asked; the same port, or another one.
+        sockets: The listening sockets: for requests, and for health checks where these have a port of their own.
         health_path: Path of the health check.
 
     Attributes:
-        serving: The listening socket of `port`, for uvicorn.
-
-    Raises:
-        OSError: A port cannot be had.
+        serving: The socket for requests, for uvicorn.
     """
 
-    def __init__(self, host: str, port: int, health_port: int, health_path: str) -> None:
-        self.serving = _listen(host, port)
-        self._health = self.serving if health_port == port else _listen(host, health_port)
+    def __init__(self, sockets: Sequence[socket.socket], health_path: str) -> None:
+        self._sockets = sockets
+        self.serving, self._health = sockets[0], sockets[-1]
         self._path = health_path.encode("latin-1", "replace")
         self._adopt: Callable[[socket.socket], None] | None = None
         self._beat_at = 0.0
@@ -80,10 +77,33 @@ class Door:
         self._thread = threading.Thread(target=self._attend, name="flash-door", daemon=True)
         self._thread.start()
 
-    @property
-    def has_health_port(self) -> bool:
-        """Whether health is asked on a port of its own."""
-        return self._health is not self.serving
+    @classmethod
+    def open(cls, host: str, ports: Sequence[int], health_path: str, inherited: str | None) -> Door:
+        """Return the door of these ports: for requests, and another one for health or the same.
+
+        Args:
+            inherited: Sockets that are open already, as `outliving_exec` gave them.
+
+        Raises:
+            OSError: A port cannot be had.
+        """
+        if inherited:
+            sockets = [socket.socket(fileno=int(number)) for number in inherited.split(",")]
+        else:
+            sockets = [socket.create_server((host, port), backlog=_BACKLOG) for port in dict.fromkeys(ports)]
+        for listening in sockets:
+            listening.setblocking(False)
+            listening.set_inheritable(False)
+        return cls(sockets, health_path)
+
+    @contextlib.contextmanager
+    def outliving_exec(self) -> Iterator[str]:
+        """Within it, this process can become another program, whose `open` takes the text that it gives."""
+        for listening in self._sockets:
+            listening.set_inheritable(True)
+        yield ",".join(str(listening.fileno()) for listening in self._sockets)
+        for listening in self._sockets:
+            listening.set_inheritable(False)
 
     def hand_over(self, adopt: Callable[[socket.socket], None]) -> None:
         """Leave new connections to the event loop from now on, as long as it is told of in `beat`.
@@ -163,11 +183,12 @@ class Door:
             self._let_go(caller) if not line else time.sleep(0.001)
             return
         words = line.split(b" ")
-        if words[0] in (b"GET", b"HEAD") and len(words) > 1 and words[1].partition(b"?")[0] == self._path:
+        if words[0] == b"GET" and len(words) > 1 and words[1].partition(b"?")[0] == self._path:
             self._answer_health(caller)
         elif self._adopt is None or caller.is_health_port:
             status = b"404 Not Found" if caller.is_health_port else b"503 Service Unavailable"
-            self._answer(caller, status, b'{"error":"this worker is starting"}' if self._adopt is None else b"{}")
+            reason = b"only health is asked here" if caller.is_health_port else b"this worker is starting"
+            self._answer(caller, status, b'{"error":"%b"}' % reason)
         else:
             self._release(caller)
             self._adopt(caller.connection)
@@ -202,9 +223,3 @@ class Door:
     def _let_go(self, caller: _Caller) -> None:
         self._release(caller)
         caller.connection.close()
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    listening = socket.create_server((host, port), backlog=_BACKLOG)
-    listening.setblocking(False)
-    return listening

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A load-balanced worker: serves the routes that came with the endpoint, by uvicorn, on the port of the platform.
 
-    port opens, health 204 ─▶ user code is loaded ─▶ uvicorn, health 200 ─▶ SIGTERM: requests in flight, then the end
+    port opens, health 204 ─▶ dependencies are installed, user code is loaded ─▶ uvicorn, health 200
+                                                             SIGTERM: requests in flight, then the end ◀─┘
 
 See `door` for the ports, `application` for the routes.
 """
@@ -24,7 +25,8 @@ from typing import TYPE_CHECKING, Any
 from ..code import cargo
 from ..errors import EnvelopeError, MissingDependencyError
 from ..platforms import api
-from .door import Door
+from .door import INHERITED_ENV, Door
+from .environment import enter
 from .lifeline import die_with_parent, tie_forked_children
 
 if TYPE_CHECKING:
@@ -51,23 +53,33 @@ def serve() -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what routes print is in the log at once, whatever it is
             stream.reconfigure(line_buffering=True, errors="backslashreplace")
+    health_path = os.environ.get(api.HEALTH_CHECK_PATH_ENV) or api.HEALTH_CHECK_PATH_DEFAULT
+    door = _opened(health_path)
+    if door is None:
+        return 1
+    with door.outliving_exec() as sockets:
+        os.environ[INHERITED_ENV] = sockets
+        has_dependencies = enter() is None
+        del os.environ[INHERITED_ENV]
+    application = _loaded(health_path) if has_dependencies else None
+    if application is None:
+        return 1
+    _run(application, door)
+    return 0
+
+
+def _opened(health_path: str) -> Door | None:
+    """Return the door, None with the reason in the log if it cannot be opened."""
     environ = os.environ
     port = int(environ.get(api.PORT_ENV) or api.BALANCED_PORT_DEFAULT)
     health_port = int(environ.get(api.PORT_HEALTH_ENV) or port)
-    health_path = environ.get(api.HEALTH_CHECK_PATH_ENV) or api.HEALTH_CHECK_PATH_DEFAULT
     # The local platform's workers are for this machine only; a container's are reached from outside it.
     host = "127.0.0.1" if api.CAPPED_ENV in environ else "0.0.0.0"
     try:
-        door = Door(host, port, health_port, health_path)
+        return Door.open(host, [port, health_port], health_path, environ.get(INHERITED_ENV))
     except OSError as error:
-        logger.error("port %s or %s cannot be listened at: %s", port, health_port, error)
-        return 1
-    application = _loaded(health_path)
-    if application is None:
-        return 1
-    logger.info("serving on port %s", port)
-    _run(application, door)
-    return 0
+        logger.error("port %s, or %s for health, cannot be listened at: %s", port, health_port, error)
+        return None
 
 
 def _loaded(health_path: str) -> Application | None:

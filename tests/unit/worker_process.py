@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -132,14 +132,19 @@ def environment(cargo: Cargo | None, folder: Path, **variables: str) -> dict[str
 
 
 @contextlib.contextmanager
-def worker(cargo: Cargo | None, folder: Path, *, is_ready: bool = True, **variables: str) -> Iterator[Worker]:
+def worker(
+    cargo: Cargo | None,
+    folder: Path,
+    *,
+    is_ready: bool = True,
+    command: Sequence[str] = ("-m", "flash_plugins.worker"),
+    **variables: str,
+) -> Iterator[Worker]:
     """Run a worker with this cargo; with `is_ready`, from the moment at which it is healthy."""
     given = environment(cargo, folder, **variables)
     log_path = folder / f"worker-{given[api.PORT_ENV]}.log"
     with log_path.open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "flash_plugins.worker"], env=given, cwd=folder, stdout=log, stderr=log
-        )
+        process = subprocess.Popen([sys.executable, *command], env=given, cwd=folder, stdout=log, stderr=log)
     port = int(given[api.PORT_ENV])
     running = Worker(process, port, int(given.get(api.PORT_HEALTH_ENV, port)), log_path)
     try:
