@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .client import EndpointClient, EndpointJob, JobStream
+    from .client import EndpointClient, EndpointJob, JobStream, ProvisionedEndpoint
     from .config import EndpointConfig
     from .dispatcher import Call, StreamCall
     from .endpoint import Endpoint
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         JobTimeout,
         MissingDependencyError,
         NotFoundError,
+        NoWorkers,
         PayloadError,
         PayloadTooLarge,
         PlatformError,
@@ -67,7 +68,7 @@ __version__ = "0.1.0"
 
 #: Public names by the module that defines them.
 _HOMES = {
-    "client": ("EndpointClient", "EndpointJob", "JobStream"),
+    "client": ("EndpointClient", "EndpointJob", "JobStream", "ProvisionedEndpoint"),
     "config": ("EndpointConfig",),
     "dispatcher": ("Call", "StreamCall"),
     "endpoint": ("Endpoint",),
@@ -85,6 +86,7 @@ _HOMES = {
         "JobFailed",
         "JobTimeout",
         "MissingDependencyError",
+        "NoWorkers",
         "NotFoundError",
         "PayloadError",
         "PayloadTooLarge",
@@ -156,6 +158,7 @@ __all__ = [
     "MapIterator",
     "MissingDependencyError",
     "NetworkVolume",
+    "NoWorkers",
     "NotFoundError",
     "PayloadError",
     "PayloadTooLarge",
@@ -164,6 +167,7 @@ __all__ = [
     "PlatformError",
     "PlatformUnavailable",
     "PodTemplate",
+    "ProvisionedEndpoint",
     "RateLimit",
     "RemoteClass",
     "RemoteError",
@@ -192,7 +196,16 @@ __all__ = [
 ]
 
 
+#: Names of `runpod_flash` that have no counterpart, and what does their work here.
+_ELSEWHERE = {
+    "FlashApp": "every Endpoint stands for itself, with no app around it; deploy the endpoints of a file with "
+    "`flash-plugins deploy FILE` or endpoint.provision()",
+}
+
+
 def __getattr__(name: str) -> Any:
+    if name in _ELSEWHERE:  # no AttributeError, in whose place `from flash_plugins import …` puts words of its own
+        raise ImportError(f"flash_plugins has no {name}: {_ELSEWHERE[name]}", name=__name__)
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)

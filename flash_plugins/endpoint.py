@@ -6,13 +6,17 @@ from __future__ import annotations
 import inspect
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, overload
 
 from . import process
 from .attributes import EndpointAttributes
-from .client import TIMEOUT_S, EndpointClient, ExistingTarget
+from .client import TIMEOUT_S, EndpointClient, ExistingTarget, ImageTarget, ProvisionedEndpoint
 from .config import EndpointConfig, EndpointParameters
-from .errors import ConfigError
+from .deployment import OwnTarget
+from .errors import ConfigError, NotFoundError
+from .hardware import ServerlessType
+from .pending import Pending
+from .platforms.api import EndpointKind
 from .remote import RemoteClass, RemoteFunction, RemoteGenerator, is_generator
 from .requirements import auto_dependencies
 from .routes import RouteTable
@@ -20,10 +24,9 @@ from .routes import RouteTable
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from .client import EndpointJob, JobStream
+    from .client import EndpointJob, JobStream, Target
     from .dispatcher import Call
     from .payload import CallEnvelope
-    from .pending import Pending
 
 __all__ = ["Endpoint"]
 
@@ -119,7 +122,7 @@ class Endpoint(EndpointAttributes):
 
     # -- routes, or requests of a client --------------------------------------------------------------------
 
-    def get(self, path: str, data: Any = None, **options: Any) -> Any:
+    def get(self, path: str, data: Any = None, **options: Any) -> Pending[Any]:
         """Declare a GET route (`@api.get("/health")`); of a client (`id=`, `image=`) send a GET request.
 
         A route's function stays as it is: calling it runs it right there. Query and path parameters become its
@@ -136,23 +139,39 @@ class Endpoint(EndpointAttributes):
         """
         return self._verb("GET", path, data, options)
 
-    def post(self, path: str, data: Any = None, **options: Any) -> Any:
+    def post(self, path: str, data: Any = None, **options: Any) -> Pending[Any]:
         """As `get`, for POST."""
         return self._verb("POST", path, data, options)
 
-    def put(self, path: str, data: Any = None, **options: Any) -> Any:
+    def put(self, path: str, data: Any = None, **options: Any) -> Pending[Any]:
         """As `get`, for PUT."""
         return self._verb("PUT", path, data, options)
 
+    @overload
+    def delete(self, path: None = None) -> Pending[None]: ...
+
+    @overload
+    def delete(self, path: str, data: Any = None, **options: Any) -> Pending[Any]: ...
+
     def delete(self, path: str | None = None, data: Any = None, **options: Any) -> Any:
-        """As `get`, for DELETE; without a path: delete the endpoint on the platform."""
+        """As `get`, for DELETE; without a path, delete the endpoint on the platform.
+
+        Its workers end, and its jobs are cancelled. A later call makes it anew.
+
+        Raises:
+            NotFoundError: The platform has no such endpoint.
+        """
+        if path is None:
+            if data is not None or options:
+                raise TypeError("delete() without a path deletes the endpoint on the platform and takes nothing else")
+            return Pending(self._deleted, f"delete() of {self.client.words}")
         return self._verb("DELETE", path, data, options)
 
-    def patch(self, path: str, data: Any = None, **options: Any) -> Any:
+    def patch(self, path: str, data: Any = None, **options: Any) -> Pending[Any]:
         """As `get`, for PATCH."""
         return self._verb("PATCH", path, data, options)
 
-    def _verb(self, method: str, path: Any, data: Any, options: Mapping[str, Any]) -> Any:
+    def _verb(self, method: str, path: Any, data: Any, options: Mapping[str, Any]) -> Pending[Any]:
         if self.is_client:
             return self.client.request(method, path, data, **options)
         if data is not None or options:
@@ -176,7 +195,7 @@ class Endpoint(EndpointAttributes):
             self.config = self.config.with_packages([package])
             return function
 
-        return declare
+        return cast("Pending[Any]", declare)  # which of the two only `is_client` knows
 
     def _refuse_client(self, what: str) -> None:
         if self.is_client:
@@ -190,12 +209,38 @@ class Endpoint(EndpointAttributes):
 
     @property
     def client(self) -> EndpointClient:
-        """The requests that the endpoint takes, of a client (`id=`) and of an endpoint of one's own alike."""
+        """The requests that the endpoint takes: `await api.client.post("/predict", {"text": "…"})`.
+
+        An endpoint with code of one's own is deployed before the first of them, an image before its first; one
+        that declares nothing is looked up by its name.
+        """
         if self._client is None:
-            if self.config.id is None:
-                raise NotImplementedError
-            self._client = EndpointClient(ExistingTarget(self.config.id))
+            target: Target = OwnTarget(self)
+            if self.config.id is not None:
+                target = ExistingTarget(self.config.id)
+            elif self.config.image is not None:
+                target = ImageTarget(self.config)
+            self._client = EndpointClient(target)
         return self._client
+
+    def provision(self, kind: ServerlessType | str | None = None) -> Pending[ProvisionedEndpoint]:
+        """Have the endpoint on the platform, with its code deployed; the outcome is its id and its URLs.
+
+        Afterwards any client can use it, without the program that defines it. Call it again after a change.
+
+        Args:
+            kind: Of an image: whether it takes jobs (`ServerlessType.QB`) or HTTP requests (`LB`). Default: what the
+                first request is. Functions make a queue, routes a load-balanced endpoint.
+
+        Raises:
+            ConfigError: An endpoint of that name exists and cannot become this one, or `kind` is another one.
+            NotFoundError: Nothing is declared here, and the platform has no endpoint of that name or id.
+            UnpicklableError: A function cannot travel.
+            PayloadTooLarge: The code is too large to be deployed.
+            PlatformError: The platform refuses, or does not answer.
+        """
+        wanted = None if kind is None else _KINDS[_serverless_type(kind)]
+        return Pending(lambda: self._provisioned(wanted), f"provision() of {self.client.words}")
 
     def run(
         self, input_data: Any, *, webhook: str | None = None, policy: Mapping[str, Any] | None = None, **fields: Any
@@ -263,6 +308,31 @@ class Endpoint(EndpointAttributes):
         self._check_callable()
         process.session().start(self.config, streams=self._streams)
 
+    async def _provisioned(self, kind: EndpointKind | None) -> ProvisionedEndpoint:
+        handle = await self.client._resolved(process.session(), kind)
+        return ProvisionedEndpoint(handle.id, handle.name, dict(handle.urls), handle.base_url)
+
+    async def _deleted(self) -> None:
+        session = process.session()
+        endpoint_id = self.config.id
+        if endpoint_id is None:
+            if self.name is None:
+                raise ConfigError("delete(): this Endpoint has neither a name nor an id")
+            name = self.name
+            handle = await session.ask(lambda client: client.find(name))
+            if handle is None:
+                raise NotFoundError(
+                    f"delete(): the platform {session.platform().name!r} has no endpoint {name!r}", status=404
+                )
+            endpoint_id = handle.id
+            session.forget(name)
+        await session.ask(lambda client: client.delete_endpoint(endpoint_id))
+
+    @property
+    def declares_code(self) -> bool:
+        """Whether it decorates something or has routes."""
+        return bool(self._targets or self.routes)
+
     def _note_streams(self, remote: RemoteClass[..., Any] | RemoteFunction[..., Any]) -> None:
         if remote._streams and not self._streams and self._is_used:
             raise ConfigError(
@@ -296,3 +366,15 @@ class Endpoint(EndpointAttributes):
             streams=self._streams,
             is_generator=is_generator,
         )
+
+
+_KINDS = {ServerlessType.QB: EndpointKind.QUEUE, ServerlessType.LB: EndpointKind.LOAD_BALANCER}
+
+
+def _serverless_type(kind: ServerlessType | str) -> ServerlessType:
+    try:
+        return ServerlessType(kind)
+    except ValueError:
+        raise ConfigError(
+            f"provision({kind!r}): give ServerlessType.QB for a queue or ServerlessType.LB for a load-balanced endpoint"
+        ) from None

@@ -9,6 +9,7 @@
     │   ├── AuthenticationError             the key is missing, wrong or may not do this
     │   ├── ApiError                        the platform refused a request (status, detail)
     │   │   └── NotFoundError (LookupError)
+    │   ├── NoWorkers                       a load-balanced endpoint has no worker, and why
     │   └── MissingDependencyError (ImportError)    an optional package is not installed
     ├── PayloadError                        what should travel cannot
     │   ├── UnpicklableError (TypeError, pickle.PicklingError)
@@ -51,6 +52,7 @@ __all__ = [
     "JobFailed",
     "JobTimeout",
     "MissingDependencyError",
+    "NoWorkers",
     "NotFoundError",
     "PayloadError",
     "PayloadTooLarge",
@@ -110,6 +112,10 @@ class ApiError(PlatformError):
 
 class NotFoundError(ApiError, LookupError):
     """The endpoint, job or worker is not known to the platform (404)."""
+
+
+class NoWorkers(PlatformError):
+    """A load-balanced endpoint has no worker that takes requests; the message says why, with the log of one."""
 
 
 class MissingDependencyError(PlatformError, ImportError):

@@ -13,7 +13,7 @@ import threading
 import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from concurrent.futures import Future
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Any, Generic, TypeVar
 
 from . import process
 from .dispatcher.threads import wake
@@ -22,6 +22,7 @@ from .errors import ConfigError, WaitTimeout
 __all__ = ["Pending"]
 
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Pending(Coroutine[Any, Any, T], Generic[T]):
@@ -101,8 +102,8 @@ class Pending(Coroutine[Any, Any, T], Generic[T]):
     def __await__(self) -> Generator[Any, None, T]:
         return self._awaited().__await__()
 
-    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Refuse to be a decorator, or a function.
+    def __call__(self, function: F) -> F:
+        """Refuse to be a decorator. Its type says otherwise, as that of `Endpoint.get` is both this and a decorator.
 
         Raises:
             TypeError: Always; nothing is sent.

@@ -24,7 +24,7 @@ from .settings import worker_endpoint
 if TYPE_CHECKING:
     from .endpoint import Endpoint
 
-__all__ = ["RemoteClass", "RemoteFunction", "RemoteGenerator", "RemoteInstance", "RemoteMethod"]
+__all__ = ["RemoteClass", "RemoteFunction", "RemoteGenerator", "RemoteInstance", "RemoteMethod", "starting_others"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -154,7 +154,7 @@ class RemoteFunction(Mappable[T], Generic[P, T]):
         """
         if worker_endpoint() == self.endpoint.name:
             return _in_place(self.endpoint, self._function, args, kwargs, self._shipped._name)
-        with _starting_others(self.endpoint):
+        with starting_others(self.endpoint):
             envelope = self._shipped.envelope((args, kwargs), streams=self.endpoint._streams)
         return self.endpoint._submit(envelope, function_name=self._shipped._name, is_generator=self._streams)
 
@@ -272,7 +272,7 @@ class RemoteMethod(Mappable[Any]):
         shipped = remote_class._shipped
         if worker_endpoint() == remote_class.endpoint.name:
             return _in_place(remote_class.endpoint, self._run, args, kwargs, f"{shipped._name}.{self._name}")
-        with _starting_others(remote_class.endpoint):
+        with starting_others(remote_class.endpoint):
             envelope = shipped.envelope(
                 (args, kwargs),
                 streams=remote_class.endpoint._streams,
@@ -346,7 +346,7 @@ def _note_travel(endpoint: Endpoint) -> None:
 
 
 @contextlib.contextmanager
-def _starting_others(endpoint: Endpoint) -> Iterator[None]:
+def starting_others(endpoint: Endpoint) -> Iterator[None]:
     """Begin to create the endpoints whose functions are pickled within: a worker will call them.
 
     It could create them itself, but their `env` does not travel.

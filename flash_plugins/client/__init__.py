@@ -3,6 +3,16 @@
 
 from .endpoint import TIMEOUT_S, EndpointClient
 from .job import EndpointJob, JobStream
-from .targets import ExistingTarget, Target
+from .provisioned import ProvisionedEndpoint
+from .targets import ExistingTarget, ImageTarget, Target
 
-__all__ = ["TIMEOUT_S", "EndpointClient", "EndpointJob", "ExistingTarget", "JobStream", "Target"]
+__all__ = [
+    "TIMEOUT_S",
+    "EndpointClient",
+    "EndpointJob",
+    "ExistingTarget",
+    "ImageTarget",
+    "JobStream",
+    "ProvisionedEndpoint",
+    "Target",
+]

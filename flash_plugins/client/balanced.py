@@ -7,15 +7,17 @@ It is sent once. Only where the platform says that no worker took it, it is sent
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from ..errors import ConfigError, PayloadTooLarge
+from ..errors import ConfigError, NoWorkers, PayloadTooLarge
 from ..platforms import api
 from .jsonable import to_json
+from .readiness import says_no_worker, start_failure
 
 if TYPE_CHECKING:
     import httpx
@@ -39,7 +41,7 @@ class BalancedRequest:
         timeout_s: Seconds without an answer after which it is given up.
         headers: Those that the caller wants.
         params: The query.
-        files: Files of a form by field.
+        files: Files of a form by field; a list for several of one field.
         fields: Other fields of that form.
     """
 
@@ -57,12 +59,12 @@ class BalancedRequest:
         cls,
         method: str,
         path: str,
-        data: Any,
+        data: Any = None,
         *,
         timeout_s: float,
-        headers: Mapping[str, str] | None,
-        params: Mapping[str, Any] | None,
-        files: Mapping[str, Any] | None,
+        headers: Mapping[str, str] | None = None,
+        params: Mapping[str, Any] | None = None,
+        files: Mapping[str, Any] | None = None,
     ) -> BalancedRequest:
         """Return the request; `data` is encoded here and now, so that later changes of it do not travel.
 
@@ -86,21 +88,21 @@ class BalancedRequest:
             headers=headers or {},
             params=params or {},
             files=files or {},
-            fields={name: _field(value) for name, value in data.items()} if files and data else {},
+            fields={name: _field(value) for name, value in data.items() if value is not None} if files and data else {},
         )
 
-    async def exchange(self, client: RunpodClient, handle: EndpointHandle, *, patience_s: float) -> Any:
+    async def exchange(self, client: RunpodClient, handle: EndpointHandle) -> Any:
         """Send it and return the content of the answer: what its JSON stands for, its text, its bytes, or None.
 
-        Args:
-            patience_s: Seconds within which it is sent again while there is no worker.
+        Where the platform says that no worker took it, it is sent again until the timeout has passed.
 
         Raises:
+            NoWorkers: Workers end before they take requests.
             StatusError: The status is no success.
             TransportFailure: No answer came.
         """
         url, content, headers = self._encoded(str(handle.base_url))
-        ends_at = time.monotonic() + patience_s
+        ends_at = time.monotonic() + self.timeout_s
         while True:
             response = await client.http.exchange(
                 self.method, url, content, headers=headers, read_timeout_s=self.timeout_s
@@ -108,7 +110,7 @@ class BalancedRequest:
             if response.is_success:
                 return _content(response)
             if not says_no_worker(response) or time.monotonic() + _NO_WORKER_PAUSE_S > ends_at:
-                raise client.http.refusal(response)
+                raise _refusal(client, handle, response)
             await asyncio.sleep(_NO_WORKER_PAUSE_S)
 
     def _encoded(self, base_url: str) -> tuple[str, bytes | None, list[tuple[str, str]]]:
@@ -118,18 +120,31 @@ class BalancedRequest:
         url = httpx.URL(base_url + self.path).copy_merge_params(self.params)
         headers, content = dict(self.headers), self.content
         if self.files:
-            form = httpx.Request(self.method, url, data=dict(self.fields), files=dict(self.files))
+            files = [
+                (name, file)
+                for name, given in self.files.items()
+                for file in (given if isinstance(given, list) else [given])
+            ]
+            form = httpx.Request(self.method, url, data=dict(self.fields), files=files)
             content = form.read()
             _check_size(content, f"{self.method.lower()}({self.path!r})")
             headers["Content-Type"] = form.headers["Content-Type"]
         return str(url), content, list(headers.items())
 
 
-def says_no_worker(response: httpx.Response) -> bool:
-    """Return whether the platform, rather than a worker, answered that there is no worker: nothing has run."""
-    if response.status_code < 400 or api.WORKER_ID_HEADER in response.headers:
-        return False
-    return api.NO_WORKERS_ERROR in response.text[:1000].lower()
+def _refusal(client: RunpodClient, handle: EndpointHandle, response: httpx.Response) -> Exception:
+    """Return the error for an answer that is none, with the remote traceback where a route function raised."""
+    error = client.http.refusal(response)
+    if (failure := start_failure(response)) is not None:
+        no_workers = NoWorkers(f"no worker of endpoint {handle.name!r} starts: {failure}")
+        no_workers.__cause__ = error
+        return no_workers
+    if response.status_code >= 500:
+        with contextlib.suppress(ValueError):
+            answer = response.json()
+            if isinstance(answer, dict) and isinstance(answer.get("traceback"), str):
+                error.add_note(f"raised on the worker:\n{answer['traceback'].rstrip()}")
+    return error
 
 
 def _content(response: httpx.Response) -> Any:
@@ -145,7 +160,9 @@ def _content(response: httpx.Response) -> Any:
 
 
 def _field(value: Any) -> Any:
-    return value if isinstance(value, str | int | float | None) else json.dumps(value)
+    if isinstance(value, list | tuple):
+        return [_field(entry) for entry in value]  # one field for each
+    return value if isinstance(value, str | int | float) else json.dumps(value)
 
 
 def _check_size(content: bytes | None, where: str) -> None:

@@ -6,8 +6,8 @@ Every operation returns a `Pending`: nothing is sent before it is awaited or ask
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, overload
 
 from .. import process
 from ..errors import ConfigError, PayloadTooLarge
@@ -17,12 +17,20 @@ from ..platforms.api import EndpointKind
 from .balanced import BalancedRequest
 from .job import EndpointJob, JobStream
 from .jsonable import to_json
+from .readiness import Readiness
+from .routecall import decoder_of, request_of
 
 if TYPE_CHECKING:
+    from ..dispatcher import Session
+    from ..platforms.runpod import EndpointHandle, RunpodClient
+    from ..routes import Route
     from .targets import Target
 
 __all__ = ["TIMEOUT_S", "EndpointClient"]
 
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 #: Seconds that a request may take unless its caller says otherwise: as in `runpod_flash`.
 TIMEOUT_S: Final = 60.0
@@ -31,14 +39,21 @@ TIMEOUT_S: Final = 60.0
 class EndpointClient:
     """The client of one endpoint: jobs for a queue, HTTP requests for a load-balanced one.
 
-    Made by `Endpoint.client`. Thread-safe.
+    Made by `Endpoint.client`. Thread-safe. Routes of one's own endpoint are methods, under the names of their
+    functions: `await api.client.predict(text="…")`; see `call`.
     """
 
     def __init__(self, target: Target) -> None:
         self._target = target
+        self._readiness = Readiness()
 
     def __repr__(self) -> str:
         return f"<EndpointClient of {self._target.words}>"
+
+    @property
+    def words(self) -> str:
+        """What it is the client of, such as `endpoint 'abc123'`."""
+        return self._target.words
 
     # -- jobs -----------------------------------------------------------------------------------------------
 
@@ -181,6 +196,39 @@ class EndpointClient:
         """As `request`, with PATCH."""
         return self.request("PATCH", path, data, **options)
 
+    @overload
+    def call(self, function: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> Pending[T]: ...
+
+    @overload
+    def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Pending[T]: ...
+
+    def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Pending[Any]:
+        """Call a route of one's own endpoint by its function: `await api.client.call(predict, text="…")`.
+
+        Arguments become parts of the path, the query, fields of the JSON body, the body itself (a model of pydantic)
+        or files (bytes), as the worker reads them. The outcome is the content of the answer; where the function is
+        annotated to return a model of pydantic, that model.
+
+        Raises:
+            ConfigError: The function answers no route of the endpoint.
+            TypeError: It does not take these arguments.
+            Exception: As for `request`.
+        """
+        route = next((route for route in self._target.routes if route.function is function), None)
+        if route is None:
+            name = getattr(function, "__qualname__", function)
+            raise ConfigError(f"{name}() answers no route of {self._target.words}; it has: {self._route_words()}")
+        return self._called(route, args, kwargs)
+
+    def __getattr__(self, name: str) -> Callable[..., Pending[Any]]:
+        if not name.startswith("_"):
+            for route in self._target.routes:
+                if getattr(route.function, "__name__", None) == name:
+                    return lambda *args, **kwargs: self._called(route, args, kwargs)
+        raise AttributeError(
+            f"the client of {self._target.words} has no operation and no route {name!r}; routes: {self._route_words()}"
+        )
+
     # -- inside ---------------------------------------------------------------------------------------------
 
     def _pending(self, operation: str, work: Any, *, misuse: str | None = None) -> Pending[Any]:
@@ -199,16 +247,40 @@ class EndpointClient:
             self._target.explain(error, session)
             raise
 
+    def _called(self, route: Route, args: Any, kwargs: Any) -> Pending[Any]:
+        given, decode = request_of(route, args, kwargs), decoder_of(route)
+        path = given.pop("path")
+        request = BalancedRequest.make(route.method, path, timeout_s=TIMEOUT_S, **given)
+
+        async def work() -> Any:
+            content = await self._exchanged(request)
+            return content if decode is None else decode(content)
+
+        return self._pending(f"{route.method} {path!r}", work)
+
+    def _route_words(self) -> str:
+        return ", ".join(route.function_name for route in self._target.routes) or "none"
+
     async def _exchanged(self, request: BalancedRequest) -> Any:
         session = process.session()
         handle = await self._target.resolve(session, EndpointKind.LOAD_BALANCER)
         try:
-            patience_s = self._target.patience_s
-            patience_s = request.timeout_s if patience_s is None else patience_s
-            return await session.ask(lambda client: request.exchange(client, handle, patience_s=patience_s))
+            return await session.ask(lambda client: self._sent(client, handle, request))
         except Exception as error:
             self._target.explain(error, session)
             raise
+
+    async def _sent(self, client: RunpodClient, handle: EndpointHandle, request: BalancedRequest) -> Any:
+        idle_timeout_s = self._target.idle_timeout_s
+        if idle_timeout_s is None:
+            return await request.exchange(client, handle)
+        await self._readiness.wait(client, handle, idle_timeout_s)
+        content = await request.exchange(client, handle)
+        self._readiness.note(handle, idle_timeout_s)
+        return content
+
+    async def _resolved(self, session: Session, kind: EndpointKind | None) -> EndpointHandle:
+        return await self._target.resolve(session, kind)
 
 
 #: Seconds more than the platform's own hold before a held request counts as dead.

@@ -1,19 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the requests of an `EndpointClient` go: to an endpoint that exists, or to one that is made first."""
+"""Where the requests of an `EndpointClient` go: an endpoint that exists, by id or name, or an image, made once.
+
+Endpoints with code of one's own are a target too: see `deployment`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
-from ..errors import ApiError
+from ..config import EndpointConfig
+from ..errors import ApiError, ConfigError, NotFoundError
 from ..platforms import api
 from ..platforms.api import EndpointKind
 
 if TYPE_CHECKING:
     from ..dispatcher import Session
     from ..platforms.runpod import EndpointHandle
+    from ..routes import Route
 
-__all__ = ["ExistingTarget", "Target"]
+__all__ = ["ExistingTarget", "ImageTarget", "NamedTarget", "Target", "other_kind"]
 
 
 class Target(Protocol):
@@ -28,14 +34,23 @@ class Target(Protocol):
         """What somebody is told who takes its requests for route decorators; None where nobody would."""
 
     @property
-    def patience_s(self) -> float | None:
-        """Seconds to wait for a first worker; None for as long as the request itself may take."""
+    def routes(self) -> Iterable[Route]:
+        """Its routes as far as they are known here."""
 
-    async def resolve(self, session: Session, kind: EndpointKind) -> EndpointHandle:
+    @property
+    def idle_timeout_s(self) -> float | None:
+        """Seconds after which its workers stop; None where that is unknown, and so is whether it makes sense to wait
+        for one before a request is sent."""
+
+    async def resolve(self, session: Session, kind: EndpointKind | None) -> EndpointHandle:
         """Return the endpoint, made if need be, for requests of this kind. Loop thread.
 
+        Args:
+            session: The process's connection to its platform.
+            kind: None for whatever it is.
+
         Raises:
-            ConfigError: It takes requests of the other kind only.
+            ConfigError: It takes requests of the other kind only, or of which kind it shall be is not known.
             NotFoundError: There is none.
         """
 
@@ -44,19 +59,22 @@ class Target(Protocol):
 
 
 class ExistingTarget:
-    """An endpoint that exists, by its id. Nothing is asked about it: its URLs follow from the id."""
+    """An endpoint that exists, by its id. Its URLs follow from the id, without asking; so both kinds are tried."""
 
-    patience_s: float | None = None
+    routes: Iterable[Route] = ()
+    idle_timeout_s: float | None = None
 
     def __init__(self, endpoint_id: str) -> None:
         self._id = endpoint_id
         self.words = f"endpoint {endpoint_id!r}"
         self.misuse = _misuse(f"Endpoint(id={endpoint_id!r})")
 
-    async def resolve(self, session: Session, kind: EndpointKind) -> EndpointHandle:
-        """As `Target.resolve`."""
+    async def resolve(self, session: Session, kind: EndpointKind | None) -> EndpointHandle:
+        """As `Target.resolve`; with no kind, the platform is asked."""
         client = await session.connected()
-        return client.existing(self._id, kind)
+        if kind is not None:
+            return client.existing(self._id, kind)
+        return await session.ask(lambda client: client.look_up(self._id))
 
     def explain(self, error: Exception, session: Session) -> None:
         """As `Target.explain`."""
@@ -68,6 +86,93 @@ class ExistingTarget:
                 f"{self.words} was looked for on the platform {platform.name!r} ({platform.reason}), and it or what "
                 "was asked about is not there"
             )
+
+
+class NamedTarget:
+    """An endpoint that exists, by its name: how a program calls what another one deployed."""
+
+    misuse: str | None = None
+    routes: Iterable[Route] = ()
+    idle_timeout_s: float | None = None
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self.words = f"endpoint {name!r}"
+
+    async def resolve(self, session: Session, kind: EndpointKind | None) -> EndpointHandle:
+        """As `Target.resolve`; looked up once."""
+        handle = await session.deployments.handle(self._name, ("found",), lambda: self._found(session))
+        if kind is not None and handle.kind is not kind:
+            raise other_kind(self.words, handle.kind)
+        return handle
+
+    def explain(self, error: Exception, session: Session) -> None:
+        """As `Target.explain`."""
+        if isinstance(error, NotFoundError):  # it may have been deleted, and made anew
+            session.loop.post(lambda: session.deployments.forget(self._name))
+
+    async def _found(self, session: Session) -> EndpointHandle:
+        handle = await session.ask(lambda client: client.find(self._name))
+        if handle is None:
+            platform = session.platform()
+            raise NotFoundError(
+                f"the platform {platform.name!r} ({platform.reason}) has no {self.words}, and this program does not "
+                "say what to deploy as one: decorate a function with it, declare routes, give image=…, or deploy it "
+                "from the program that does",
+                status=404,
+            )
+        return handle
+
+
+class ImageTarget:
+    """An endpoint that runs an image: created once, of the kind that the first request is of."""
+
+    routes: Iterable[Route] = ()
+
+    def __init__(self, config: EndpointConfig) -> None:
+        self._config = config
+        self._kind: EndpointKind | None = None
+        self.words = f"endpoint {config.name!r}"
+        self.misuse = _misuse(f"Endpoint(image={config.image!r})")
+        self.idle_timeout_s: float | None = config.idle_timeout
+
+    async def resolve(self, session: Session, kind: EndpointKind | None) -> EndpointHandle:
+        """As `Target.resolve`."""
+        config = self._config
+        wanted = kind or self._kind
+        if wanted is None:
+            raise ConfigError(
+                f"{self.words} runs image {config.image!r}, and whether that takes jobs or HTTP requests only its "
+                "first request would tell: say it with provision(ServerlessType.QB) or provision(ServerlessType.LB)"
+            )
+        if self._kind is not None and wanted is not self._kind:
+            raise other_kind(self.words, self._kind)
+        version = (config.fingerprint, *sorted(config.env.items()), wanted)
+        before, self._kind = self._kind, wanted  # at once: others that ask meanwhile must not ask for the other kind
+        try:
+            config.require_workers()
+            return await session.deployments.handle(
+                str(config.name), version, lambda: session.provision(config, kind=wanted)
+            )
+        except BaseException:
+            self._kind = before
+            raise
+
+    def explain(self, error: Exception, session: Session) -> None:
+        """As `Target.explain`."""
+
+
+def other_kind(words: str, kind: EndpointKind) -> ConfigError:
+    """Return the error of a request that an endpoint of this kind does not take."""
+    if kind is EndpointKind.QUEUE:
+        return ConfigError(
+            f"{words} is a queue, which takes jobs and no HTTP requests: use run() or runsync(); an endpoint is of "
+            "one kind, so the other one needs a name of its own"
+        )
+    return ConfigError(
+        f"{words} is load-balanced, which takes HTTP requests and no jobs: use get(), post() and so on of the client; "
+        "an endpoint is of one kind, so the other one needs a name of its own"
+    )
 
 
 def _misuse(client: str) -> str:

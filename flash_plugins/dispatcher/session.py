@@ -10,7 +10,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future, InvalidStateError
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,9 +23,10 @@ from ..platforms.packages import installation_env, worker_packages
 from ..settings import Settings
 from .call import Call
 from .claims import Claims
+from .deployments import Deployments
 from .lane import Lane, Submission
 from .stream import StreamCall
-from .threads import BackgroundLoop, DeliveryThread
+from .threads import BackgroundLoop, DeliveryThread, in_thread
 from .window import Poller
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class Session:
         self._connect_thread: threading.Thread | None = None
         self._provisioning: dict[str, asyncio.Lock] = {}
         self._told_skipped: set[str] = set()  # endpoints whose system_dependencies nobody installs here
+        self.deployments = Deployments()
         self._is_closed = False
 
     @property
@@ -191,29 +193,65 @@ class Session:
 
         self.loop.post(cancel)
 
-    async def provision(self, config: EndpointConfig, *, streams: bool) -> EndpointHandle:
-        """Return the endpoint on the platform, made once however many ask at once. Loop thread."""
+    def claim(self, config: EndpointConfig, *, streams: bool) -> EndpointConfig:
+        """Take a name for an endpoint, as a call does, and return what it stands for from here on. Any thread.
+
+        Raises:
+            ConfigError: Calls of another endpoint of that name are not done.
+        """
+        self._claims.claim(config, streams=streams)
+        return self._claims.current(str(config.name))[0]
+
+    async def provision(
+        self,
+        config: EndpointConfig,
+        *,
+        kind: api.EndpointKind = api.EndpointKind.QUEUE,
+        streams: bool = False,
+        cargo: Mapping[str, str] | None = None,
+    ) -> EndpointHandle:
+        """Return the endpoint on the platform, made once however many ask at once. Loop thread.
+
+        Args:
+            config: What it should be; with an `image`, its workers are none of ours.
+            kind: How it takes requests.
+            streams: Whether its workers stream.
+            cargo: Variables with the code that is deployed with it; None leaves those that it has.
+        """
         name = str(config.name)
         async with self._provisioning.setdefault(name, asyncio.Lock()):
             client = await self.connected()
-            env = {**_worker_env(name, streams=streams), **installation_env(config)}
-            if config.system_dependencies and not client.connection.runs_images and name not in self._told_skipped:
-                self._told_skipped.add(name)
-                _say(
-                    f"endpoint {name!r}: system_dependencies are skipped where workers run on this machine; install "
-                    f"them here if they are missing: {', '.join(config.system_dependencies)}"
-                )
-            if not client.connection.has_package and api.PACKAGE_SPEC_ENV not in config.env:
-                env[api.PACKAGE_SPEC_ENV] = self._settings().package_spec or worker_packages(config)
-            image_args = ""
-            if config.image is not None and not client.connection.runs_images:
+            if config.image is None:
+                env, image_args = self._own_env(client, config, kind, streams=streams), ""
+            elif client.connection.runs_images:
+                env, image_args = {}, ""
+            else:
                 image = await self._local_image(config)
-                image_args, env = image.args, {**image.env, **env}
-            return await client.ensure_endpoint(config, env, image_args=image_args)
+                env, image_args = dict(image.env), image.args
+            return await client.ensure_endpoint(config, env, kind=kind, cargo=cargo, image_args=image_args)
+
+    def _own_env(
+        self, client: RunpodClient, config: EndpointConfig, kind: api.EndpointKind, *, streams: bool
+    ) -> dict[str, str]:
+        """Return the variables of workers of ours."""
+        is_balanced = kind is api.EndpointKind.LOAD_BALANCER
+        env = {**_worker_env(str(config.name), streams=streams), **installation_env(config)}
+        if is_balanced:
+            env[api.HANDLER_ENV] = api.HANDLER_HTTP
+        if config.system_dependencies and not client.connection.runs_images and config.name not in self._told_skipped:
+            self._told_skipped.add(str(config.name))
+            _say(
+                f"endpoint {config.name!r}: system_dependencies are skipped where workers run on this machine; install "
+                f"them here if they are missing: {', '.join(config.system_dependencies)}"
+            )
+        if not client.connection.has_package and api.PACKAGE_SPEC_ENV not in config.env:
+            spec = self._settings().package_spec
+            env[api.PACKAGE_SPEC_ENV] = spec or worker_packages(config, is_balanced=is_balanced)
+        return env
 
     async def _local_image(self, config: EndpointConfig) -> LocalImage:
         """Return what stands for the endpoint's image on a platform that runs none. Loop thread."""
-        asked, _ = _in_thread(lambda: self.hooks.local_image(config))  # reads files, may ask Docker
+        asked, _ = in_thread(lambda: self.hooks.local_image(config))  # reads files, may ask Docker
         image = await asked
         if image is None:
             raise ConfigError(
@@ -258,6 +296,12 @@ class Session:
             if client is self._client:
                 self._forget_platform(reason)
             raise _gone(reason, error) from error
+
+    def forget(self, name: str) -> None:
+        """Note that an endpoint was deleted: the next call of that name makes it anew. Loop thread."""
+        self.deployments.forget(name)
+        for key in [key for key in self._lanes if key[0] == name]:
+            self._replaced.append(self._lanes.pop(key))
 
     def move_on(self, lane: Lane, reason: str, *, unsent: list[Submission]) -> None:
         """Leave a platform that is gone, and give the calls that were surely not sent to the next. Loop thread."""
@@ -321,8 +365,8 @@ class Session:
         async with self._connecting:
             if self._client is None:
                 # Starting a platform and importing the HTTP client take half a second each: side by side.
-                connecting, self._connect_thread = _in_thread(lambda: self.platform().connect())
-                importing, _ = _in_thread(_client_class)
+                connecting, self._connect_thread = in_thread(lambda: self.platform().connect())
+                importing, _ = in_thread(_client_class)
                 connection, client_class = await asyncio.gather(connecting, importing)
                 self._client = client_class(connection)
             return self._client
@@ -337,6 +381,7 @@ class Session:
         client, self._client = self._client, None
         if client is not None:
             self.loop.spawn(client.aclose())
+        self.deployments.clear()
         self._lanes.clear()
         self._replaced.clear()
         for left in lanes:
@@ -411,22 +456,6 @@ async def _into(future: Future[T], work: Callable[[], Awaitable[T]]) -> None:
     else:
         with contextlib.suppress(InvalidStateError):
             future.set_result(value)
-
-
-def _in_thread(work: Callable[[], T]) -> tuple[asyncio.Future[T], threading.Thread]:
-    """Run `work` in a thread of its own; the loop's pool takes nothing once the main thread has ended. Loop thread."""
-    done: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            done.set_result(work())
-        except BaseException as error:  # noqa: BLE001 - it belongs to whoever waits
-            with contextlib.suppress(InvalidStateError):  # nobody waits any more
-                done.set_exception(error)
-
-    thread = threading.Thread(target=run, name="flash-connect", daemon=True)
-    thread.start()
-    return asyncio.wrap_future(done), thread
 
 
 def _client_class() -> type[RunpodClient]:

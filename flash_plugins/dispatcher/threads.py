@@ -4,18 +4,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future, InvalidStateError
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, TypeVar
 
 from .selector import OwnSelector
 
-__all__ = ["BackgroundLoop", "DeliveryThread", "wake"]
+__all__ = ["BackgroundLoop", "DeliveryThread", "in_thread", "wake"]
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 #: Seconds to wait for a background thread to end.
 _JOIN_TIMEOUT_S = 5.0
@@ -28,6 +32,22 @@ def wake(loop: asyncio.AbstractEventLoop, action: Callable[[], object]) -> None:
     except RuntimeError:
         if not loop.is_closed():
             raise
+
+
+def in_thread(work: Callable[[], T]) -> tuple[asyncio.Future[T], threading.Thread]:
+    """Run `work` in a thread of its own; the loop's pool takes nothing once the main thread has ended. Loop thread."""
+    done: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - it belongs to whoever waits
+            with contextlib.suppress(InvalidStateError):  # nobody waits any more
+                done.set_exception(error)
+
+    thread = threading.Thread(target=run, name="flash-connect", daemon=True)
+    thread.start()
+    return asyncio.wrap_future(done), thread
 
 
 class BackgroundLoop:

@@ -161,6 +161,21 @@ class RunpodClient:
             urls = {operation: base + path for operation, path in api.JOB_PATHS.items()}
         return EndpointHandle(id=endpoint_id, name=endpoint_id, urls=urls, kind=kind)
 
+    async def look_up(self, endpoint_id: str) -> EndpointHandle:
+        """Return an endpoint by its id, as the platform has it.
+
+        Raises:
+            NotFoundError: There is none.
+        """
+        path = f"{api.SERVERLESS_PATH}/{quote(endpoint_id, safe='')}"
+        return self._handle(await self.http.json("GET", self._rest(path)))
+
+    async def find(self, name: str) -> EndpointHandle | None:
+        """Return the endpoint of a name, the oldest if there are several, None if there is none."""
+        listed = await self.http.json("GET", self._rest(api.SERVERLESS_PATH))
+        found = [e for e in listed.get("endpoints") or () if e.get("name") == name]
+        return self._handle(min(found, key=lambda e: (e.get("createdAt") or "", e["id"]))) if found else None
+
     async def job_answer(
         self,
         handle: EndpointHandle,

@@ -32,7 +32,7 @@ LAYERS: list[set[str]] = [
     {"platforms"},
     {"builtin"},
     {"dispatcher"},
-    {"endpoint", "attributes", "client", "pending", "remote", "inplace", "mapping", "process"},
+    {"endpoint", "attributes", "deployment", "client", "pending", "remote", "inplace", "mapping", "process"},
     {"cli", "testing"},
 ]
 

@@ -38,7 +38,7 @@ def test_row_29_a_verb_of_a_client_is_awaitable(server: ScriptedServer, endpoint
 
 
 @pytest.mark.parametrize("verb", VERBS)
-@pytest.mark.parametrize("make", [lambda: Endpoint(id="abc")])
+@pytest.mark.parametrize("make", [lambda: Endpoint(id="abc"), lambda: Endpoint(name="x", image="some/image")])
 def test_row_29_as_a_decorator_it_is_a_type_error_and_nothing_is_sent(
     server: ScriptedServer, verb: str, make: Callable[[], Endpoint]
 ) -> None:
@@ -241,13 +241,16 @@ async def test_headers_query_and_files_of_a_request(server: ScriptedServer, endp
     await endpoint.post("/x", headers={"X-Runpod-Worker-Id": "strict w1"}, params={"q": ["a", "b"], "n": 3})
     assert server.requests[0].headers["X-Runpod-Worker-Id"] == "strict w1"
     assert server.requests[0].query == {"q": ["a", "b"], "n": ["3"]}
-    await endpoint.post("/x", {"size": 3, "more": [1]}, files={"image": ("cat.png", b"\x89PNG")})
+    fields = {"size": 3, "tags": ["a", "b"], "more": {"k": [1]}, "none": None}
+    await endpoint.post("/x", fields, files={"image": ("cat.png", b"\x89PNG")})
     form = server.requests[1]
     assert form.headers["Content-Type"].startswith("multipart/form-data; boundary=")
     assert b'name="image"; filename="cat.png"' in form.body
     assert b"\x89PNG" in form.body
     assert b"\r\n\r\n3\r\n" in form.body
-    assert b"[1]" in form.body
+    assert b'{"k": [1]}' in form.body
+    assert form.body.count(b'name="tags"') == 2
+    assert b'name="none"' not in form.body
 
 
 def test_what_cannot_be_sent_is_said_at_once(endpoint: Endpoint) -> None:

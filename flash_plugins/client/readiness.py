@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Waiting for a first worker of a load-balanced endpoint, and finding out why there is none.
+
+A request that is held while workers start cannot be told from one that runs, so it must not be given up and repeated.
+A question for the worker's health can: it goes ahead of the first request, and again once the workers may have stopped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from ..errors import FlashPluginsError, NoWorkers
+from ..platforms import api
+
+if TYPE_CHECKING:
+    import httpx
+
+    from ..platforms.runpod import EndpointHandle, RunpodClient
+
+__all__ = ["Readiness", "says_no_worker", "start_failure"]
+
+#: Seconds that one question may be held, and between two.
+_HOLD_S: Final = 20.0
+_PAUSE_S: Final = 0.5
+#: Seconds less than its idle timeout that a worker is counted on: clocks and ways differ.
+_MARGIN_S: Final = 1.0
+#: Seconds without a worker after which it is looked for why, each time.
+_LOOK_AFTER_S: Final = 15.0
+#: Lines of a log that a message quotes.
+_LOG_LINES: Final = 40
+
+
+class Readiness:
+    """What is known about the workers of one endpoint. Loop thread."""
+
+    def __init__(self) -> None:
+        self._ready_until: dict[str, float] = {}
+
+    def note(self, handle: EndpointHandle, idle_timeout_s: float) -> None:
+        """A worker has answered just now."""
+        self._ready_until[handle.id] = time.monotonic() + max(idle_timeout_s - _MARGIN_S, 0.0)
+
+    async def wait(self, client: RunpodClient, handle: EndpointHandle, idle_timeout_s: float) -> None:
+        """Return once there is a worker, at once if one answered lately.
+
+        Raises:
+            NoWorkers: Workers do not start, or none did in time; the message says why, with the worker's log.
+            TransportFailure: The platform itself does not answer.
+        """
+        if time.monotonic() < self._ready_until.get(handle.id, 0.0):
+            return
+        from ..platforms.runpod import RequestTimeout
+
+        began_at = looked_at = time.monotonic()
+        while True:
+            with contextlib.suppress(RequestTimeout):  # held, so there is none yet
+                response = await client.http.exchange("GET", handle.urls["health"], read_timeout_s=_HOLD_S)
+                if (failure := start_failure(response)) is not None:
+                    raise NoWorkers(f"no worker of endpoint {handle.name!r} starts: {failure}")
+                if response.status_code < 500 and response.status_code != 204 and not says_no_worker(response):
+                    self.note(handle, idle_timeout_s)
+                    return
+            now = time.monotonic()
+            if now - looked_at > _LOOK_AFTER_S or now - began_at > api.WORKER_INIT_TIMEOUT_S:
+                looked_at = now
+                reason, is_hopeless = await why_not_ready(client, handle)
+                if is_hopeless or now - began_at > api.WORKER_INIT_TIMEOUT_S:
+                    raise NoWorkers(f"endpoint {handle.name!r} has no worker after {now - began_at:.0f} s: {reason}")
+            await asyncio.sleep(_PAUSE_S)
+
+
+def says_no_worker(response: httpx.Response) -> bool:
+    """Return whether the platform, rather than a worker, answered that there is no worker: nothing has run."""
+    if response.status_code < 400 or api.WORKER_ID_HEADER in response.headers:
+        return False
+    return api.NO_WORKERS_ERROR in response.text[:1000].lower()
+
+
+def start_failure(response: httpx.Response) -> str | None:
+    """Return why workers end before they take requests, where the platform says so in place of an answer."""
+    if response.status_code < 500 or api.WORKER_ID_HEADER in response.headers:
+        return None
+    with contextlib.suppress(ValueError):
+        answer: Any = response.json()
+        error = answer.get("error") if isinstance(answer, dict) else None
+        if isinstance(error, str) and error.startswith(api.WORKER_START_FAILED_PREFIX):
+            return error.removeprefix(api.WORKER_START_FAILED_PREFIX)
+    return None
+
+
+async def why_not_ready(client: RunpodClient, handle: EndpointHandle) -> tuple[str, bool]:
+    """Return why an endpoint has no worker that is ready, and whether waiting is in vain."""
+    from ..platforms.rest import RestClient
+
+    rest = RestClient(client.http)
+    try:
+        found = await rest.workers(handle.id)
+        counts = found.summary
+        ailing = next((worker for worker in found.workers if worker.status == "UNHEALTHY"), None)
+        if ailing is not None:
+            lines = await rest.log_tail(handle.id, ailing.id, lines=_LOG_LINES)
+            log = "\n".join(line.line for line in lines) or "its log is empty"
+            return f"worker {ailing.id} is unhealthy; the end of its log:\n{log}", counts.unhealthy == counts.total
+    except FlashPluginsError as error:
+        return f"and why could not be found out: {error}", False
+    if counts.throttled:
+        return (
+            f"{counts.throttled} wait for capacity: no machine of the kind is free; allow more GPU or CPU types, or "
+            "more data centers"
+        ), False
+    if counts.initializing:
+        return f"{counts.initializing} still start (a large image or many dependencies take minutes)", False
+    return "none has been started; is workers_max 0, or the account's limit reached?", False

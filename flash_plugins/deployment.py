@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Deploys what an `Endpoint` declares: its functions or routes travel with the endpoint, so that any client can use it.
+
+Calls of decorated functions need none of this, as they carry their code; jobs and HTTP requests of others do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from .client.targets import NamedTarget, other_kind
+from .code import cargo
+from .dispatcher.threads import in_thread
+from .platforms.api import EndpointKind
+from .remote import starting_others
+
+if TYPE_CHECKING:
+    from .dispatcher import Session
+    from .endpoint import Endpoint
+    from .platforms.runpod import EndpointHandle
+    from .routes import Route
+
+__all__ = ["OwnTarget", "cargo_of"]
+
+
+class OwnTarget:
+    """An endpoint with functions or routes of this program, deployed before the first request and after changes.
+
+    One that declares nothing is the one that the platform has under its name.
+    """
+
+    misuse: str | None = None
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+
+    @property
+    def words(self) -> str:
+        """As `Target.words`."""
+        return f"endpoint {self._endpoint.name!r}"
+
+    @property
+    def routes(self) -> Iterable[Route]:
+        """As `Target.routes`."""
+        return self._endpoint.routes
+
+    @property
+    def idle_timeout_s(self) -> float | None:
+        """As `Target.idle_timeout_s`."""
+        return self._endpoint.config.idle_timeout if self._endpoint.routes else None
+
+    async def resolve(self, session: Session, kind: EndpointKind | None) -> EndpointHandle:
+        """As `Target.resolve`."""
+        endpoint = self._endpoint
+        endpoint._check_callable()
+        if not endpoint.declares_code:
+            return await NamedTarget(str(endpoint.name)).resolve(session, kind)
+        own = EndpointKind.LOAD_BALANCER if endpoint.routes else EndpointKind.QUEUE
+        if kind is not None and kind is not own:
+            raise other_kind(self.words, own)
+        config = endpoint.config
+        if own is EndpointKind.QUEUE:
+            config = session.claim(config, streams=endpoint._streams)
+        declared = [(route.method, route.path, id(route.function)) for route in endpoint.routes]
+        version = (own, config.fingerprint, *sorted(config.env.items()), *sorted(config.packages), *declared)
+
+        async def deploy() -> EndpointHandle:
+            packed, _ = in_thread(lambda: cargo_of(endpoint))  # reads modules, and pickles whatever they hold
+            return await session.provision(config, kind=own, streams=endpoint._streams, cargo=await packed)
+
+        return await session.deployments.handle(str(config.name), (*version, *map(id, endpoint._targets)), deploy)
+
+    def explain(self, error: Exception, session: Session) -> None:
+        """As `Target.explain`."""
+
+
+def cargo_of(endpoint: Endpoint) -> dict[str, str]:
+    """Return the variables with the code that an endpoint declares. Endpoints whose functions it calls are begun.
+
+    Raises:
+        UnpicklableError: Something of it cannot travel.
+        PayloadTooLarge: It is more than an environment takes.
+    """
+    routes = [cargo.CargoRoute(route.method, route.path, route.function) for route in endpoint.routes]
+    functions = {str(getattr(target, "__name__", target)): target for target in endpoint._targets}
+    with starting_others(endpoint):
+        return cargo.pack(cargo.Cargo(functions, routes))

@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Clients of endpoints on the local platform: one's own, images, and endpoints that somebody else deployed."""
+
+from __future__ import annotations
+
+import asyncio
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+import flash_plugins
+from flash_plugins import (
+    ConfigError,
+    Endpoint,
+    EndpointJob,
+    LocalImage,
+    NotFoundError,
+    NoWorkers,
+    ServerlessType,
+    hookimpl,
+    process,
+)
+
+#: Generous: the box may be busy.
+DEADLINE_S = 60.0
+
+api = Endpoint(name="client-api", cpu="cpu5c-4-8", workers=(0, 2))
+
+
+@api.post("/predict")
+async def predict(text: str, n: int = 1) -> dict[str, str]:
+    return {"text": text * n}
+
+
+@api.get("/items/{name}")
+def item(name: str, q: int = 0) -> list[object]:
+    return [name, q]
+
+
+@api.post("/upload")
+def upload(image: bytes, tags: list[str], more: dict[str, int]) -> list[object]:
+    return [len(image), tags, more]
+
+
+@api.get("/health")
+def health() -> str:
+    return "fine"
+
+
+@api.post("/fail")
+def fail() -> None:
+    raise ValueError("on purpose")
+
+
+STUB = """
+import http.server, json, os
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.do_POST()
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        content = json.dumps({"path": self.path, "body": body.decode(), "model": os.environ.get("MODEL")}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+    def log_message(self, *args): ...
+http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
+"""
+JOBS = """
+import runpod
+runpod.serverless.start({"handler": lambda job: {"echo": job["input"]}, "concurrency_modifier": lambda _: 8})
+"""
+
+
+class Images:
+    """What stands for the images of these tests on this machine."""
+
+    @hookimpl
+    def flash_local_image(self, image: str) -> LocalImage | None:
+        commands = {
+            "stub/http": ["python", "-c", STUB],
+            "stub/jobs": ["python", "-c", JOBS],
+            "stub/broken": ["python", "-c", "raise RuntimeError('the model is missing')"],
+        }
+        return LocalImage(commands[image]) if image in commands else None
+
+
+@pytest.fixture(scope="module", autouse=True)
+def images() -> Iterator[None]:
+    plugin = Images()
+    flash_plugins.register(plugin)
+    yield
+    flash_plugins.unregister(plugin)
+    flash_plugins.close()
+
+
+def endpoints_named(name: str) -> list[dict[str, Any]]:
+    """What the platform lists under a name."""
+    session = process.session()
+
+    async def ask() -> list[dict[str, Any]]:
+        client = await session.connected()
+        listed = await client.http.json("GET", client.connection.api_base + "/v2/serverless")
+        return [entry for entry in listed["endpoints"] if entry["name"] == name]
+
+    return session.perform(ask).result(DEADLINE_S)
+
+
+@pytest.mark.asyncio
+async def test_the_client_of_ones_own_routes() -> None:
+    assert await api.client.post("/predict", {"text": "ab"}) == {"text": "ab"}
+    assert await api.client.get("/items/x", params={"q": 3}) == ["x", 3]
+    assert await api.client.get("/health") == "fine"
+
+
+@pytest.mark.asyncio
+async def test_a_call_for_each_route() -> None:
+    assert await api.client.predict("ab", n=2) == {"text": "abab"}
+    assert await api.client.call(predict, text="c") == {"text": "c"}
+    assert await api.client.item("a b", q=3) == ["a b", 3]
+    assert await api.client.upload(b"123", ["a", "b"], {"k": 1}) == [3, ["a", "b"], {"k": 1}]
+    assert await api.client.call(health) == "fine"  # `client.health` is the operation of that name
+    assert api.client.predict("sync").result(DEADLINE_S) == {"text": "sync"}
+
+
+@pytest.mark.asyncio
+async def test_row_26_a_route_function_stays_what_it_is() -> None:
+    assert await predict("ab") == {"text": "ab"}
+    assert item("x") == ["x", 0]
+
+
+@pytest.mark.asyncio
+async def test_what_a_route_raises_comes_with_its_traceback() -> None:
+    with pytest.raises(httpx.HTTPStatusError, match="on purpose") as caught:
+        await api.client.fail()
+    assert caught.value.response.json()["error_type"].endswith("ValueError")
+    assert "in fail" in caught.value.__notes__[0]
+
+
+@pytest.mark.asyncio
+async def test_provision_says_where_any_http_client_finds_it() -> None:
+    made = await api.provision()
+    assert (made.name, set(made.request_urls)) == ("client-api", {"base", "health"})
+    key = process.session().platform().connect().key
+    request = urllib.request.Request(f"{made.base_url}/items/x", headers={"Authorization": f"Bearer {key}"})
+    answer = await asyncio.to_thread(lambda: urllib.request.urlopen(request, timeout=DEADLINE_S).read())
+    assert answer == b'["x",0]'
+
+
+@pytest.mark.asyncio
+async def test_another_program_finds_it_by_name_and_by_id() -> None:
+    made = await api.provision()
+    named = Endpoint(name="client-api")
+    assert await named.client.post("/predict", {"text": "x"}) == {"text": "x"}
+    assert await Endpoint(id=made.id).post("/predict", {"text": "y"}) == {"text": "y"}
+    assert (await named.provision()).id == (await Endpoint(id=made.id).provision()).id == made.id
+    with pytest.raises(ConfigError, match="is load-balanced"):
+        await named.run({})
+
+
+@pytest.mark.asyncio
+async def test_a_changed_route_is_deployed_again() -> None:
+    changing = Endpoint(name="client-changing", cpu="cpu5c-4-8")
+    changing.get("/one")(lambda: 1)
+    assert await changing.client.get("/one") == 1
+    changing.get("/two")(lambda: 2)
+    assert await changing.client.get("/two") == 2
+    assert len(endpoints_named("client-changing")) == 1
+
+
+@pytest.mark.asyncio
+async def test_remote_concurrency_first_requests_at_once_provision_once() -> None:
+    busy = Endpoint(name="client-busy", cpu="cpu5c-4-8")
+    busy.get("/x")(lambda n=0: n)
+    assert await asyncio.gather(*(busy.client.get(f"/x?n={n}") for n in range(8))) == [str(n) for n in range(8)]
+    assert len(endpoints_named("client-busy")) == 1
+
+
+@pytest.mark.asyncio
+async def test_a_deleted_endpoint_is_made_anew_by_the_next_request() -> None:
+    short = Endpoint(name="client-short", cpu="cpu5c-4-8")
+    short.get("/x")(lambda: 1)
+    first = await short.provision()
+    assert await short.client.get("/x") == 1
+    await short.delete()
+    assert endpoints_named("client-short") == []
+    with pytest.raises(NotFoundError, match="client-short"):
+        await short.delete()
+    assert await short.client.get("/x") == 1
+    assert (await short.provision()).id != first.id
+    await Endpoint(id=(await short.provision()).id).delete()
+    assert endpoints_named("client-short") == []
+
+
+@pytest.mark.asyncio
+async def test_a_deleted_queue_is_made_anew_by_the_next_call() -> None:
+    queue = Endpoint(name="client-deleted-queue", cpu="cpu5c-4-8")
+
+    @queue
+    def square(x: int) -> int:
+        return x * x
+
+    assert await square(3) == 9
+    await queue.delete()
+    assert await square(4) == 16
+    assert len(endpoints_named("client-deleted-queue")) == 1
+
+
+@pytest.mark.asyncio
+async def test_what_nobody_deployed_is_not_found() -> None:
+    with pytest.raises(NotFoundError, match=r"has no endpoint 'client-nothing'"):
+        await Endpoint(name="client-nothing").run({})
+
+
+@pytest.mark.asyncio
+async def test_a_queue_takes_no_http_requests() -> None:
+    queue = Endpoint(name="client-queue", cpu="cpu5c-4-8")
+    queue(len)
+    with pytest.raises(ConfigError, match="is a queue"):
+        await queue.client.post("/x")
+
+
+@pytest.mark.asyncio
+async def test_row_34_an_image_is_provisioned_by_its_first_request_and_once() -> None:
+    vllm = Endpoint(name="client-vllm", image="stub/http", cpu="cpu5c-4-8", env={"MODEL": "m"})
+    answers = await asyncio.gather(*(vllm.post("/v1/completions", {"prompt": "x"}) for _ in range(4)))
+    assert answers == [{"path": "/v1/completions", "body": '{"prompt":"x"}', "model": "m"}] * 4
+    (made,) = endpoints_named("client-vllm")
+    assert (made["type"], made["image"]) == ("LOAD_BALANCER", "stub/http")
+    assert not [name for name in made["env"] if name.startswith("FLASH_PLUGINS")]
+    with pytest.raises(ConfigError, match="is load-balanced"):
+        await vllm.run({})
+    await vllm.delete()
+
+
+@pytest.mark.asyncio
+async def test_an_image_may_take_jobs() -> None:
+    worker = Endpoint(name="client-jobs", image="stub/jobs", cpu="cpu5c-4-8")
+    job = await worker.runsync({"prompt": "x"})
+    await job.wait(DEADLINE_S)
+    assert job.output == {"echo": {"prompt": "x"}}
+    with pytest.raises(ConfigError, match="is a queue"):
+        await worker.get("/v1/models")
+    jobs = [await worker.run(n) for n in range(3)]
+    assert [(await job.wait(DEADLINE_S)).output for job in jobs] == [{"echo": n} for n in range(3)]
+    assert (await worker.status(jobs[0].id)).output == {"echo": 0}
+    assert (await worker.health())["jobs"]["completed"] >= 4
+
+
+@pytest.mark.asyncio
+async def test_provision_of_an_image_is_told_its_kind() -> None:
+    image = Endpoint(name="client-kind", image="stub/http", cpu="cpu5c-4-8")
+    with pytest.raises(ConfigError, match=r"ServerlessType\.QB"):
+        await image.provision()
+    assert (await image.provision(ServerlessType.LB)).base_url is not None
+    assert (await image.get("/v1/models"))["path"] == "/v1/models"
+    with pytest.raises(ConfigError, match="ServerlessType"):
+        image.provision("HTTP")
+
+
+@pytest.mark.asyncio
+async def test_an_image_that_ends_at_its_start_is_an_error_with_its_own_words() -> None:
+    broken = Endpoint(name="client-broken", image="stub/broken", cpu="cpu5c-4-8")
+    with pytest.raises(NoWorkers, match="RuntimeError: the model is missing"):
+        await broken.get("/")
+
+
+class Unloadable:
+    """Cannot be unpickled on the worker."""
+
+    def __reduce__(self) -> Any:
+        return (int, ("this model is broken",))
+
+
+@pytest.mark.asyncio
+async def test_a_route_whose_code_does_not_load_is_an_error_with_its_traceback() -> None:
+    crash = Endpoint(name="client-crash", cpu="cpu5c-4-8")
+    model = Unloadable()
+    crash.get("/x")(lambda: repr(model))
+    with pytest.raises(NoWorkers, match=r"ValueError: invalid literal.*this model is broken"):
+        await crash.client.get("/x")
+
+
+@pytest.mark.asyncio
+async def test_jobs_of_an_existing_endpoint() -> None:
+    other = Endpoint(name="client-existing", image="stub/jobs", cpu="cpu5c-4-8")
+    made = await other.provision("QB")
+    endpoint = Endpoint(id=made.id)
+    job = await endpoint.run({})
+    assert isinstance(job, EndpointJob)
+    await job.wait(DEADLINE_S)
+    assert job.output == {"echo": {"__empty": True}}
+    assert await job.status() == "COMPLETED"
+    assert repr(job) == f"EndpointJob(id={job.id!r}, status='COMPLETED')"
