@@ -43,12 +43,14 @@ JOB_PATHS: Final = {
     "health": "/health",
 }
 
-#: REST v2 collections: serverless endpoints, network volumes, templates, what can be rented, what it cost.
+#: REST v2 collections: serverless endpoints, network volumes, templates, what can be rented, what it cost,
+#: credentials for private images.
 SERVERLESS_PATH: Final = "/v2/serverless"
 VOLUMES_PATH: Final = "/v2/network-volumes"
 TEMPLATES_PATH: Final = "/v2/templates"
 CATALOG_PATH: Final = "/v2/catalog"
 BILLING_PATH: Final = "/v2/billing"
+REGISTRIES_PATH: Final = "/v2/registries"
 
 #: First path segments of REST v2 below `/v2/`; an endpoint id may be none of them: locally both share a port.
 RESERVED_ENDPOINT_IDS: Final = frozenset(

@@ -213,6 +213,72 @@ class TestRestWrapper:
         }
         assert "cpu" not in created
 
+    def test_endpoint_from_a_template(self, rest: Transcript) -> None:
+        seen = rest.result("life_from_a_template")
+        template, created = seen["template"], seen["created"]
+        assert (template["serverless"], template["disk"], template["ports"]) == (True, 12, ["80/http", "81/tcp"])
+        for name in ("image", "args", "disk", "ports", "env"):
+            assert created[name] == template[name]
+        assert created["gpu"] == {
+            "pools": ["ADA_48_PRO"],
+            "excludedTypes": ["NVIDIA L40"],
+            "count": 1,
+            "allowedCudaVersions": ["12.4", "12.8"],
+            "minCudaVersion": None,
+        }
+        assert (created["flashboot"], created["workers"]) == ("FLASHBOOT", {"min": 0, "max": 0, "idleTimeout": 5})
+
+    def test_template_is_applied_to_an_endpoint(self, rest: Transcript) -> None:
+        seen = rest.result("life_from_a_template")
+        assert seen["changed"] == {
+            **seen["created"],
+            "image": "python:3.13-slim",
+            "args": "python other.py",
+            "disk": 10,
+            "env": {"COLOUR": "red"},
+        }
+
+    def test_template_in_use_stays(self, rest: Transcript) -> None:
+        seen = rest.result("life_from_a_template")
+        assert (seen["in_use"]["type"], seen["in_use"]["status"]) == ("QueryError", 400)
+        assert seen["deleted"] is None
+        assert (seen["gone"]["type"], seen["gone"]["status"]) == ("QueryError", 404)
+
+    def test_template_for_pods_is_refused(self, rest: Transcript) -> None:
+        seen = rest.result("template_for_pods")
+        assert (seen["type"], seen["status"]) == ("QueryError", 422)
+
+    def test_balanced_endpoint(self, rest: Transcript) -> None:
+        created = rest.result("balanced_endpoint_through_the_apps_client")
+        assert (created["type"], created["ports"]) == ("LOAD_BALANCER", ["80/http"])
+        assert created["scaling"] == {"type": "REQUEST_COUNT", "requestCount": 4}
+        assert created["requestUrls"].keys() == {"base", "health"}
+
+    def test_volume_is_created_once_and_attached(self, rest: Transcript) -> None:
+        seen = rest.result("volume_is_created_and_found_again")
+        (volume,) = seen["listed"]
+        assert (volume["size"], volume["dataCenter"], volume["type"]) == (20, "EU-RO-1", "STANDARD")
+        assert seen["first"] == seen["second"] == {"id": volume["id"], "dataCenterId": "EU-RO-1"}
+        assert seen["attached"] == [volume["id"]]
+
+    def test_volume_that_must_exist_is_missed(self, rest: Transcript) -> None:
+        assert rest.result("volume_that_must_exist")["type"] == "VolumeError"
+
+    def test_catalog(self, rest: Transcript) -> None:
+        seen = rest.result("catalog")
+        assert "NVIDIA L4" in seen["gpus"]
+        assert (seen["gpu"]["pool"], seen["gpu"]["availability"]) == ("AMPERE_24", "HIGH")
+        assert seen["no_such_gpu"]["type"] == "ValueError"
+        assert (seen["stock"], seen["no_stock"]) == ("HIGH", "NONE")
+        assert (seen["cpu_stock"], seen["no_cpu_stock"]) == ("HIGH", "NONE")
+        assert "EU-RO-1" in seen["volume_places"]
+
+    def test_registry_credentials(self, rest: Transcript) -> None:
+        seen = rest.result("registry_credentials")
+        assert seen["created"] == {"id": seen["created"]["id"], "name": "hub"}
+        assert seen["listed"] == [seen["created"]]
+        assert (seen["deleted"], seen["after"]) == (True, [])
+
     def test_unknown_field_is_named(self, rest: Transcript) -> None:
         seen = rest.result("unknown_field")
         assert seen["status"] == 422

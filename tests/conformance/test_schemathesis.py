@@ -27,7 +27,10 @@ pytestmark = [pytest.mark.conformance, pytest.mark.timeout(600)]
 
 SCHEMATHESIS = "schemathesis==4.32.5"
 #: Paths of the description that the local platform serves, without logs: they end only with their workers.
-SERVED = r"^/v2/(serverless|templates|network-volumes|catalog|billing/serverless)(/(?!.*/logs$)|$)"
+SERVED = (
+    r"^/v2/(serverless|templates|network-volumes|catalog|billing/serverless|registries(?!/delegations))"
+    r"(/(?!.*/logs$)|$)"
+)
 #: Seconds for one run.
 RUN_TIMEOUT_S = 500.0
 

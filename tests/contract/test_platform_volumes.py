@@ -44,6 +44,11 @@ def check() -> Check:
     return schema_check()
 
 
+def volumes(*listed: object) -> dict[str, Any]:
+    """The list, which fits one page."""
+    return {"networkVolumes": list(listed), "pagination": {"hasNextPage": False, "nextCursor": None}}
+
+
 def test_a_volume_lives_from_post_to_delete(client: Client, check: Check, home: Path) -> None:
     check("CreateNetworkVolumeRequest", BODY)
     status, created, _ = client.request("POST", PATH, BODY)
@@ -54,7 +59,7 @@ def test_a_volume_lives_from_post_to_delete(client: Client, check: Check, home: 
     assert client.ok("GET", one) == created
     listed = client.ok("GET", PATH)
     check("ListNetworkVolumesResponse", listed)
-    assert listed == {"networkVolumes": [created]}
+    assert listed == volumes(created)
 
     patch = {"name": "renamed", "size": 4096}
     check("UpdateNetworkVolumeRequest", patch)
@@ -86,7 +91,7 @@ def test_a_volume_lives_from_post_to_delete(client: Client, check: Check, home: 
 def test_a_refused_volume_says_why(client: Client, check: Check, body: Any, status: int, text: str) -> None:
     answer = refused(client, check, "POST", PATH, body, status)
     assert text in answer["detail"]
-    assert client.ok("GET", PATH) == {"networkVolumes": []}
+    assert client.ok("GET", PATH) == volumes()
 
 
 def test_a_volume_only_grows(client: Client, check: Check) -> None:
@@ -114,7 +119,7 @@ def test_volumes_outlive_the_platform(home: Path) -> None:
     first.stop()
     second = launch()
     try:
-        assert Client.of(second).ok("GET", PATH) == {"networkVolumes": [created]}
+        assert Client.of(second).ok("GET", PATH) == volumes(created)
         assert (home / "models-EU-RO-1" / "files" / "weights").read_text() == "1 2 3"
     finally:
         second.stop()
@@ -127,7 +132,7 @@ def test_without_a_home_volumes_live_as_long_as_the_platform(tmp_path: Path, mon
     platform = launch()
     created = Client.of(platform).ok("POST", PATH, BODY)
     assert (platform.run_dir / "volumes" / "models-EU-RO-1" / "files").is_dir()
-    assert Client.of(platform).ok("GET", PATH) == {"networkVolumes": [created]}
+    assert Client.of(platform).ok("GET", PATH) == volumes(created)
     platform.stop()
     assert not platform.run_dir.exists()
 
@@ -185,11 +190,11 @@ def test_what_is_no_volume_is_left_alone(client: Client, home: Path) -> None:
     (home / "notes").mkdir()
     (home / "broken-EU-RO-1").mkdir()
     (home / "broken-EU-RO-1" / "volume.json").write_text('{"id": 3')
-    assert client.ok("GET", PATH) == {"networkVolumes": [created]}
+    assert client.ok("GET", PATH) == volumes(created)
 
 
 def test_a_volume_that_cannot_be_made_is_a_problem(client: Client, check: Check, home: Path) -> None:
     home.parent.mkdir(parents=True)
     home.write_text("in the way")
     assert "cannot create the network volume" in refused(client, check, "POST", PATH, BODY, 500)["detail"]
-    assert client.ok("GET", PATH) == {"networkVolumes": []}
+    assert client.ok("GET", PATH) == volumes()

@@ -19,6 +19,7 @@ from .clock import Clock
 from .fields import Refused, one_of, refuse
 from .logs import LOG_TAIL_DEFAULT, LOG_TAIL_MAX, follow_log
 from .quota import Quota
+from .registries import registry_routes
 from .registry import AnyFleet, Registry, timestamp
 from .restroute import answer, moment_of, problem, read_body, route, whole_number
 from .templates import template_routes
@@ -141,6 +142,7 @@ def rest_app(
             route(f"{one}/workers/{{worker}}/logs", {"GET": rest.logs}),
             *template_routes(registry.templates),
             *volume_routes(registry.volumes, registry.users_of_volume),
+            *registry_routes(registry.templates),
             *catalog_routes(),
             *billing_routes(clock),
         ],

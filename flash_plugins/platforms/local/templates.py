@@ -133,6 +133,12 @@ class Templates:
         del self._templates[template["id"]]
         self._users.pop(template["id"], None)
 
+    def forget_registry(self, registry_id: str) -> None:
+        """Have no template name a credential any more."""
+        for template in self._templates.values():
+            if template["registry"] == registry_id:
+                template["registry"] = None
+
     def applied(self, body: JsonObject, *, is_new: bool) -> JsonObject:
         """Return a request for an endpoint with its template's settings in place of `templateId`.
 

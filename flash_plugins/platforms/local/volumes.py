@@ -239,7 +239,9 @@ def volume_routes(volumes: Volumes, used_by: Callable[[str], Iterable[str]]) -> 
     """
 
     async def show_all(request: Request) -> Response:
-        return answer({"networkVolumes": [volume.to_json() for volume in volumes.all()]})
+        listed = [volume.to_json() for volume in volumes.all()]
+        # Newer than the description: runpod 2.0.0rc2 takes no answer without it.
+        return answer({"networkVolumes": listed, "pagination": {"hasNextPage": False, "nextCursor": None}})
 
     async def create(request: Request) -> Response:
         volume = await _stored("create", volumes.create, await read_body(request))

@@ -6,7 +6,8 @@ from typing import Any
 import runpod
 from runpod.api.rest import run_rest_request
 from runpod.apps.api import AppsApiClient
-from transcript import Setting, play, raised  # type: ignore[import-not-found]
+from runpod.apps.volume import VolumeResolver
+from transcript import Setting, describe, play, raised  # type: ignore[import-not-found]
 
 QUEUE_BODY = {
     "name": "rest-wrapper",
@@ -108,6 +109,127 @@ def gpu_and_cpu_together(setting: Setting) -> Any:
     return raised(lambda: run_rest_request("POST", "/v2/serverless", json=body))
 
 
+def life_from_a_template(setting: Setting) -> Any:
+    template = runpod.create_template(
+        "stock",
+        "python:3.12-slim",
+        docker_start_cmd="python worker.py",
+        container_disk_in_gb=12,
+        ports="80/http, 81/tcp",
+        env={"COLOUR": "blue"},
+        is_serverless=True,
+    )
+    created = runpod.create_endpoint(
+        "from-template",
+        template["id"],
+        gpu_ids="ADA_48_PRO,-NVIDIA L40",
+        workers_max=0,
+        flashboot=True,
+        allowed_cuda_versions="12.4, 12.8",
+    )
+    other = runpod.create_template(
+        "other", "python:3.13-slim", docker_start_cmd="python other.py", env={"COLOUR": "red"}, is_serverless=True
+    )
+    changed = runpod.update_endpoint_template(created["id"], other["id"])
+    path = f"/v2/templates/{template['id']}"
+    in_use = raised(lambda: run_rest_request("DELETE", path))
+    run_rest_request("DELETE", f"/v2/serverless/{created['id']}")
+    deleted = run_rest_request("DELETE", path)
+    gone = raised(lambda: runpod.create_endpoint("too-late", template["id"]))
+    return {
+        "template": template,
+        "created": created,
+        "changed": changed,
+        "in_use": in_use,
+        "deleted": deleted,
+        "gone": gone,
+    }
+
+
+def template_for_pods(setting: Setting) -> Any:
+    template = runpod.create_template("pods", "python:3.12-slim")
+    return raised(lambda: runpod.create_endpoint("from-pods", template["id"]))
+
+
+async def balanced_endpoint_through_the_apps_client(setting: Setting) -> Any:
+    api = AppsApiClient()
+    created = await api.save_endpoint(
+        {
+            "name": "apps-client-api",
+            "type": "LB",
+            "template": {
+                "imageName": "python:3.12-slim",
+                "dockerArgs": "python worker.py",
+                "ports": "80/http",
+                "env": [{"key": "PORT", "value": "80"}],
+            },
+            "workersMin": 0,
+            "workersMax": 0,
+            "scalerType": "REQUEST_COUNT",
+            "scalerValue": 4,
+            "instanceIds": ["cpu3c-2-4"],
+        }
+    )
+    await api.delete_endpoint(created["id"])
+    return created
+
+
+async def volume_is_created_and_found_again(setting: Setting) -> Any:
+    name = "apps-volume"
+    api = AppsApiClient()
+    wanted = runpod.NetworkVolume(name, size=20, datacenter="EU-RO-1")
+    first = await VolumeResolver(api).resolve(wanted)
+    second = await VolumeResolver(api).resolve(wanted)
+    listed = [volume for volume in await api.list_network_volumes() if volume["name"] == name]
+    attached = await api.save_endpoint(
+        {
+            "name": "with-volume",
+            "type": "QB",
+            "template": {"imageName": "python:3.12-slim", "dockerArgs": "python worker.py"},
+            "workersMax": 0,
+            "scalerType": "QUEUE_DELAY",
+            "scalerValue": 4,
+            "instanceIds": ["cpu3c-2-4"],
+            "networkVolumeIds": [{"networkVolumeId": first["id"]}],
+            "locations": "EU-RO-1",
+        }
+    )
+    await api.delete_endpoint(attached["id"])
+    run_rest_request("DELETE", f"/v2/network-volumes/{first['id']}")
+    return {"first": first, "second": second, "listed": listed, "attached": attached["networkVolumes"]}
+
+
+async def volume_that_must_exist(setting: Setting) -> Any:
+    wanted = runpod.NetworkVolume("no-such-volume", create=False)
+    try:
+        await VolumeResolver(AppsApiClient()).resolve(wanted)
+    except Exception as error:  # noqa: BLE001 - any error is the answer here
+        return describe(error)
+    return {"type": None}
+
+
+async def catalog(setting: Setting) -> Any:
+    api = AppsApiClient()
+    return {
+        "gpus": [gpu["id"] for gpu in runpod.get_gpus()],
+        "gpu": runpod.get_gpu("NVIDIA L4", gpu_quantity=2),
+        "no_such_gpu": raised(lambda: runpod.get_gpu("NVIDIA L5")),
+        "stock": await api.gpu_stock_status("NVIDIA L4", "EU-RO-1"),
+        "no_stock": await api.gpu_stock_status("NVIDIA L4", "MOON-1"),
+        "cpu_stock": await api.cpu_stock_status("cpu5c-4-8", "EU-RO-1"),
+        "no_cpu_stock": await api.cpu_stock_status("cpu5c-64-128", "EU-RO-1"),
+        "volume_places": sorted(await api.network_volume_datacenters()),
+    }
+
+
+async def registry_credentials(setting: Setting) -> Any:
+    api = AppsApiClient()
+    created = runpod.create_container_registry_auth("hub", "me", "secret")
+    listed = await api.list_registry_auths()
+    deleted = runpod.delete_container_registry_auth(created["id"])
+    return {"created": created, "listed": listed, "deleted": deleted, "after": await api.list_registry_auths()}
+
+
 def unknown_template(setting: Setting) -> Any:
     return raised(lambda: runpod.create_endpoint("from-template", template_id="no-such-template"))
 
@@ -126,6 +248,13 @@ if __name__ == "__main__":
             life_of_an_endpoint,
             life_through_the_apps_client,
             gpu_endpoint,
+            life_from_a_template,
+            template_for_pods,
+            balanced_endpoint_through_the_apps_client,
+            volume_is_created_and_found_again,
+            volume_that_must_exist,
+            catalog,
+            registry_credentials,
             workers_of_a_serving_endpoint,
             unknown_field,
             gpu_and_cpu_together,

@@ -33,6 +33,7 @@ SEEDS: dict[str, Any] = {
     },
     "/v2/templates": {"name": "seed", "image": "i", "args": "sleep 1", "serverless": True},
     "/v2/network-volumes": {"name": "seed", "size": 10, "dataCenter": "EU-RO-1"},
+    "/v2/registries": {"name": "seed", "username": "u", "password": "p"},
 }
 #: Answers so far, by operation and status.
 SEEN: Counter[str] = Counter()
@@ -47,7 +48,7 @@ def call(method: str, path: str, body: Any = None) -> Any:
 
 def some_id(collection: str, choice: int) -> str:
     """Return the id of something that exists, making it if need be."""
-    (listed,) = call("GET", collection).values()
+    listed = next(iter(call("GET", collection).values()))
     if not listed and collection in SEEDS:
         listed = [call("POST", collection, SEEDS[collection])]
     return str(listed[choice % len(listed)]["id"])
