@@ -7,7 +7,7 @@ import os
 import site
 from importlib import metadata
 
-__all__ = ["folders", "installed", "limits", "listing"]
+__all__ = ["folders", "has", "installed", "limits", "listing"]
 
 
 def folders() -> list[str]:
@@ -34,6 +34,27 @@ def installed() -> dict[str, str]:
         for found in metadata.distributions(path=folders())
         if found.name  # None for a damaged metadata folder
     }
+
+
+def has(requirement: str) -> bool:
+    """Return whether this interpreter meets a requirement, or need not: then there is nothing to install.
+
+    What asks for extras, or for something at an address, is left to the installer.
+    """
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    try:
+        wanted = Requirement(requirement)
+    except InvalidRequirement:  # an address without a name
+        return False
+    if wanted.marker is not None and not wanted.marker.evaluate():
+        return True
+    if wanted.extras or wanted.url is not None:
+        return False
+    try:
+        return wanted.specifier.contains(metadata.version(wanted.name), prereleases=True)
+    except metadata.PackageNotFoundError:
+        return False
 
 
 def limits(extras: str) -> list[str]:

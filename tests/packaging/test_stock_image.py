@@ -19,6 +19,8 @@ from tests.support import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
+OURS = f"flash-plugins[worker]=={flash_plugins.__version__}"
+
 #: Seconds for the installation of the official SDK and all that it needs.
 DEADLINE_S = 500.0
 
@@ -42,20 +44,21 @@ def test_a_worker_installs_itself_and_then_its_dependencies(image: Path) -> None
         "PYTHONPATH": "",
         "XDG_CACHE_HOME": str(image.parent / "cache"),
         api.EXECUTABLE_ENV: "",  # as it is on Runpod
-        api.PACKAGE_SPEC_ENV: f"--find-links {image.parent / 'dist'} flash-plugins[worker]=={flash_plugins.__version__}",
+        api.PACKAGE_SPEC_ENV: f"--find-links {image.parent / 'dist'} {OURS}",
     }
     endpoint = Endpoint(name="stock", cpu="cpu5c-4-8", env=env, dependencies=[PROBE], accelerate_downloads=False)
 
     @endpoint
     def look() -> tuple[str, ...]:
-        import flash_plugins
         import runpod
         import six  # type: ignore[import-untyped, unused-ignore]
+
+        import flash_plugins
 
         return six.__version__, *(str(module.__file__) for module in (six, flash_plugins, runpod))
 
     version, six, ours, official = look().result(timeout=DEADLINE_S)
-    assert PROBE == f"six=={version}"
+    assert f"six=={version}" == PROBE
     assert Path(six).is_relative_to(image.parent / "cache")
     assert Path(ours).is_relative_to(image)
     assert Path(official).is_relative_to(image)

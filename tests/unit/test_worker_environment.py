@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from flash_plugins.platforms import api
-from flash_plugins.worker import environment, overlays
+from flash_plugins.worker import base, environment, overlays
 from flash_plugins.worker.environment import cache_root, enter
 from flash_plugins.worker.installer import InstallFailed, run_installer
 
@@ -97,6 +98,32 @@ def test_what_a_worker_has_become_installs_nothing_again(container: Path, monkey
     assert not container.exists()
 
 
+@pytest.mark.parametrize(
+    ("requirement", "is_here"),
+    [
+        ("pluggy", True),
+        (f"pluggy=={importlib.metadata.version('pluggy')}", True),
+        ("pluggy<0.1", False),
+        ("flash-plugins-no-such-package-xyz", False),
+        ("flash-plugins-no-such-package-xyz; python_version < '3'", True),
+        ("pluggy[extra]", False),
+        ("pluggy @ https://example.com/pluggy.whl", False),
+        ("git+https://example.com/pluggy", False),
+    ],
+)
+def test_what_the_interpreter_has_needs_no_installer(requirement: str, is_here: bool) -> None:
+    assert base.has(requirement) is is_here
+
+
+def test_where_the_interpreter_has_everything_the_worker_goes_on_in_it(
+    container: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overlays, "provide", None)
+    monkeypatch.delenv(api.SYSTEM_DEPENDENCIES_ENV, raising=False)
+    monkeypatch.setenv(api.DEPENDENCIES_ENV, '["pluggy", "packaging>=20"]')
+    assert enter() is None
+
+
 def test_an_installer_that_takes_too_long_is_stopped() -> None:
     started_at = time.monotonic()
     with pytest.raises(InstallFailed, match="stopped after"):
@@ -134,7 +161,7 @@ def test_a_cache_that_cannot_be_filled_is_an_error_and_no_crash(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(overlays, "provide", full)
-    monkeypatch.setenv(api.DEPENDENCIES_ENV, '["idna"]')
+    monkeypatch.setenv(api.DEPENDENCIES_ENV, '["flash-plugins-no-such-package-xyz"]')
     assert "No space left on device" in (enter() or "")
 
 
