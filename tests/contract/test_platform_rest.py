@@ -99,6 +99,32 @@ def test_a_gpu_endpoint_has_runpods_shape(client: Client, check: Check) -> None:
         assert created[name] == body[name]
 
 
+def test_a_load_balanced_endpoint_has_runpods_shape(client: Client, check: Check) -> None:
+    body = {
+        **BODY,
+        "type": "LOAD_BALANCER",
+        "scaling": {"type": "REQUEST_COUNT", "requestCount": 3},
+        "ports": ["80/http"],
+    }
+    refused(client, check, "POST", "/v2/serverless", {**body, "scaling": BODY["scaling"]}, 422)
+    body["workers"] = {"min": 1, "max": 1, "idleTimeout": 7}
+    check("CreateEndpointRequest", body)
+    created = client.ok("POST", "/v2/serverless", body)
+    check("Endpoint", created)
+    assert (created["type"], created["workers"]["idleTimeout"]) == ("LOAD_BALANCER", 7)
+    base = f"http://127.0.0.1:{client.place.port}/lb/{created['id']}"
+    assert created["requestUrls"] == {"base": base, "health": f"{base}/ping"}
+    path = f"/v2/serverless/{created['id']}"
+    refused(client, check, "PATCH", path, {"scaling": BODY["scaling"]}, 400)
+    patched = client.ok("PATCH", path, {"scaling": {"type": "REQUEST_COUNT", "requestCount": 9}})
+    check("Endpoint", patched)
+    assert patched["scaling"]["requestCount"] == 9
+    workers = client.ok("GET", f"{path}/workers")
+    check("ListEndpointWorkersResponse", workers)
+    assert workers["summary"]["initializing"] == 1  # `sleep` never gets healthy
+    client.ok("DELETE", path)
+
+
 def test_names_need_not_be_unique(client: Client) -> None:
     first, second = (client.ok("POST", "/v2/serverless", BODY) for _ in range(2))
     assert first["name"] == second["name"]

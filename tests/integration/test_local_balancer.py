@@ -4,16 +4,21 @@
 from __future__ import annotations
 
 import json
+import string
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
+from hypothesis import strategies
 
 from flash_plugins.platforms.local.launch import RunningPlatform, launch
 from tests.integration.local_support import Balanced, wait_for, wait_until_gone
 
 WORKER_ID = "x-runpod-worker-id"
+#: What paths and queries may be made of, escapes that are none among it.
+TARGET = string.ascii_letters + string.digits + "-._~!$&'()*+,;=:@%/"
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +78,20 @@ def test_a_path_reaches_the_worker_as_it_was_sent(web: Balanced, path: str) -> N
     answer = web.raw(f"{request}authorization: Bearer {web.key}\r\n\r\n".encode())
     seen = json.loads(answer.partition(b"\r\n\r\n")[2])
     assert (seen["path"], seen["query"]) == (path, "q=%2F&q=a+b&r=%C3%BC")
+
+
+@hypothesis.settings(max_examples=60, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
+@hypothesis.given(
+    path=strategies.text(TARGET, max_size=30), query=strategies.text(TARGET + "/?", min_size=1, max_size=30)
+)
+@hypothesis.example(path="/%zz%", query="%")
+@hypothesis.example(path="/./..//", query="?")
+def test_any_target_reaches_the_worker_as_it_was_sent(web: Balanced, path: str, query: str) -> None:
+    # Below a fixed start, so that it is none of the worker's own paths.
+    request = f"GET /lb/{web.id}/echo/{path}?{query} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+    answer = web.raw(f"{request}Authorization: Bearer {web.key}\r\n\r\n".encode())
+    seen = json.loads(answer.partition(b"\r\n\r\n")[2])
+    assert (seen["path"], seen["query"]) == (f"/echo/{path}", query)
 
 
 def test_headers_pass_as_a_list_and_nothing_is_added(web: Balanced) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from flash_plugins.platforms.local.launch import RunningPlatform, launch
-from tests.integration.local_support import Balanced, wait_for
+from tests.integration.local_support import WORKERS, Balanced, wait_for
 
 MB = 1_000_000
 WORKER_ID = "x-runpod-worker-id"
@@ -177,6 +177,21 @@ def test_a_worker_that_cannot_start_is_an_error_with_its_own_words(platform: Run
     assert (status, error.startswith("worker did not start: ")) == (502, True)
     for part in ("3 starts", "exit code 1", "no such model"):
         assert part in error
+
+
+def test_a_start_that_fails_is_made_up_for_by_the_next_one(platform: RunningPlatform, tmp_path: Path) -> None:
+    script = tmp_path / "second_time.py"
+    script.write_text(
+        "import pathlib, runpy, sys\n"
+        f"ports = pathlib.Path({str(tmp_path / 'ports')!r})\n"
+        "import os\n"
+        "with ports.open('a') as file: file.write(os.environ['PORT'] + '\\n')\n"
+        "if len(ports.read_text().splitlines()) < 3: sys.exit('address already in use')\n"
+        f"runpy.run_path({str(WORKERS / 'web.py')!r}, run_name='__main__')\n"
+    )
+    web = Balanced(platform.url, platform.key).open(f"python {script}", workers={"max": 1})
+    assert web.get("/")[0] == 200
+    assert len(set((tmp_path / "ports").read_text().splitlines())) == 3
 
 
 def test_a_worker_whose_health_is_right_and_whose_port_is_wrong_is_an_error(

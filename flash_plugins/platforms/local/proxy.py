@@ -19,85 +19,34 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import suppress
-from dataclasses import dataclass
 
 import aiohttp
 
 from .. import api
-from .affinity import Affinity, Refusal, Waiting, parse_affinity
-from .asgi import Message, Receive, Send
-from .balanced import BalancedFleet
-from .clock import Clock, Timer
+from .affinity import Affinity, Refusal
+from .asgi import Receive, Send
+from .clock import Clock
+from .relay import (
+    CLIENT_GONE,
+    WORKER_ID,
+    Interruptible,
+    Routed,
+    read_affinity,
+    send_refusal,
+    unreachable,
+    wait_for_worker,
+    why_lost,
+)
 from .upstream import Broken, answer_headers, request_headers, target_url
-from .wire import dump
 from .workers import BalancedWorker
 
-__all__ = ["Interruptible", "Proxy", "Routed", "read_affinity", "send_refusal", "unreachable", "why_lost"]
+__all__ = ["Proxy"]
 
 _LOG = logging.getLogger(__name__)
-_WORKER_ID = api.WORKER_ID_HEADER.lower().encode()
 #: A request that takes longer is watched for its client's end, seconds; a short one need not pay for that.
 _WATCH_AFTER_S = 0.05
 #: Chunks of an upload that are read ahead of the worker.
 _UPLOAD_CHUNKS = 8
-#: How long a broken connection waits for the news that its worker has ended, seconds.
-_EXIT_NEWS_S = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class Routed:
-    """A request and where it goes: `target` is its raw path at the worker, `prefix` what stood before that."""
-
-    fleet: BalancedFleet
-    scope: Message
-    headers: list[tuple[bytes, bytes]]
-    target: bytes
-    prefix: bytes
-
-
-class Interruptible:
-    """Something that can be cut short from outside, for one reason. Awaits happen inside `limits`."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._limits = asyncio.timeout(None)
-        self._timer: Timer | None = None
-        self.cut_because: Refusal | None = None
-        self.is_over = False
-
-    async def __aenter__(self) -> None:
-        await self._limits.__aenter__()
-
-    async def __aexit__(self, *error: object) -> bool:
-        self.is_over = True
-        if self._timer is not None:
-            self._timer.cancel()
-        try:
-            await self._limits.__aexit__(*error)  # type: ignore[arg-type]  # passed on as they came
-        except TimeoutError:
-            return True
-        return False
-
-    def cut(self, reason: Refusal) -> None:
-        """End what is awaited now. Only the first reason counts, and none once it is over."""
-        if self.cut_because is None and not self.is_over:
-            self.cut_because = reason
-            self._limits.reschedule(asyncio.get_running_loop().time())
-
-    def limit_to(self, seconds: float) -> None:
-        """Cut it when it takes longer from now on."""
-        refusal = Refusal(504, "request timed out", f"it took longer than {seconds:g} s")
-        self._timer = self._clock.call_later(seconds, lambda: self.cut(refusal))
-
-    def unlimit(self) -> None:
-        """Let it take as long as it likes."""
-        if self._timer is not None:
-            self._timer.cancel()
-
-
-#: The reason for a cut that nobody is there to be told.
-CLIENT_GONE = Refusal(499, "the client has gone")
 
 
 class Proxy:
@@ -213,10 +162,10 @@ class _Exchange:
             refusal = _too_large(f"the worker's answer has {length:,} bytes")
             await self._refuse(Refusal(502, refusal.error, refusal.detail))
             return False
-        headers = answer_headers(answer.raw_headers, dropped=_WORKER_ID)
+        headers = answer_headers(answer.raw_headers, dropped=WORKER_ID)
         if self._routed.prefix:
             headers = [self._relocated(*header) for header in headers]
-        headers.append((_WORKER_ID, worker.id.encode()))
+        headers.append((WORKER_ID, worker.id.encode()))
         self._is_started = True
         await self._send({"type": "http.response.start", "status": answer.status, "headers": headers})
         content = answer.content
@@ -281,63 +230,6 @@ class _Exchange:
     def _note_abort(self, why: str) -> None:
         # What is never completed makes the server close the connection.
         _LOG.warning("an answer of endpoint %s was cut: %s", self._routed.fleet.spec.id, why)
-
-
-async def wait_for_worker(fleet: BalancedFleet, affinity: Affinity | None) -> BalancedWorker | Refusal:
-    """Wait for a worker, which the caller has to release, or for the reason why there is none."""
-    found: asyncio.Future[BalancedWorker | Refusal] = asyncio.get_running_loop().create_future()
-    waiting: Waiting = fleet.wait(affinity, found.set_result)
-    try:
-        return await asyncio.shield(found)
-    except asyncio.CancelledError:
-        if not found.done():
-            fleet.withdraw(waiting)
-        elif isinstance(worker := found.result(), BalancedWorker):
-            fleet.release(worker)
-        raise
-
-
-async def why_lost(worker: BalancedWorker, error: Exception) -> Refusal:
-    """Return what to say about a worker whose connection broke; how it ended, if it did, is known a moment later."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(_EXIT_NEWS_S):
-            await worker.is_gone.wait()
-    if worker.end is not None:
-        return Refusal(502, api.WORKER_LOST_PREFIX + worker.end)
-    return Refusal(502, f"worker {worker.id} broke the connection: {str(error) or type(error).__name__}")
-
-
-def unreachable(worker: BalancedWorker, error: aiohttp.ClientConnectorError) -> Refusal:
-    """Return what to say about a worker that does not listen."""
-    reason = error.os_error.strerror or str(error.os_error)
-    return Refusal(
-        502,
-        f"worker {worker.id} cannot be reached on port {worker.port}: {reason}",
-        f"it must listen on the port that the environment variable {api.PORT_ENV} names",
-    )
-
-
-def read_affinity(headers: list[tuple[bytes, bytes]]) -> Affinity | None:
-    """Return which worker a request asks for.
-
-    Raises:
-        ValueError: It asks in no known form.
-    """
-    for name, value in headers:
-        if name == _WORKER_ID:
-            return parse_affinity(value.decode("latin-1"))
-    return None
-
-
-async def send_refusal(send: Send, refusal: Refusal, worker: BalancedWorker | None = None) -> None:
-    """Answer with an error of the balancer's own."""
-    detail = {} if refusal.detail is None else {"detail": refusal.detail}
-    body = dump({"error": refusal.error, **detail})
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-    if worker is not None:
-        headers.append((_WORKER_ID, worker.id.encode()))
-    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
 
 
 def _too_large(what: str) -> Refusal:

@@ -26,9 +26,10 @@ from .balanced import BalancedFleet
 from .clock import Clock
 from .fleet import Fleet
 from .jobapi import JOB_OPERATIONS, send_balanced_health
-from .proxy import Proxy, Routed, send_refusal
+from .proxy import Proxy
 from .quota import REST_PER_MINUTE
 from .registry import AnyFleet, Registry
+from .relay import Routed, send_refusal
 from .rest import rest_app
 from .restroute import problem
 from .sockets import SocketProxy, reject

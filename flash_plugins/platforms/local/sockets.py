@@ -17,8 +17,9 @@ from .. import api
 from .affinity import Affinity, Refusal
 from .asgi import Message, Receive, Send
 from .clock import Clock
-from .proxy import (
+from .relay import (
     CLIENT_GONE,
+    WORKER_ID,
     Interruptible,
     Routed,
     read_affinity,
@@ -32,7 +33,6 @@ from .workers import BalancedWorker
 
 __all__ = ["SocketProxy"]
 
-_WORKER_ID = api.WORKER_ID_HEADER.lower().encode()
 #: Close codes that stand for the absence of a close frame, or of a code in it, and what is sent in their place.
 _NO_CODE = {0: 1000, 1005: 1000, 1006: 1001, 1015: 1001}
 #: WebSocket close: the server met an unexpected condition.
@@ -166,7 +166,7 @@ class _Relay:
 
     def _answer_headers(self, raw: RawHeaders) -> list[tuple[bytes, bytes]]:
         assert self._worker is not None
-        return [*answer_headers(raw, dropped=_WORKER_ID), (_WORKER_ID, self._worker.id.encode())]
+        return [*answer_headers(raw, dropped=WORKER_ID), (WORKER_ID, self._worker.id.encode())]
 
     async def _to_worker(self, upstream: Socket) -> None:
         while True:

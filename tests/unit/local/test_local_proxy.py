@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from flash_plugins.platforms import api
-from flash_plugins.platforms.local.proxy import Proxy, Routed
+from flash_plugins.platforms.local.proxy import Proxy
+from flash_plugins.platforms.local.relay import Routed
 from flash_plugins.platforms.local.sockets import SocketProxy
 from flash_plugins.platforms.local.upstream import open_session
 from tests.unit.local.test_local_balanced import Scene
