@@ -6,6 +6,7 @@ Each is run twice: as it stands, with a module `runpod_flash` that is ours, and 
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -91,12 +92,12 @@ PRINTED: dict[str, Sequence[str]] = {
 }
 
 
-def run(program: Path, folder: Path, *, path: Sequence[Path] = ()) -> subprocess.CompletedProcess[str]:
+def run(program: Path, folder: Path, *arguments: str, path: Sequence[Path] = ()) -> subprocess.CompletedProcess[str]:
     """Run a program as its user would, in a folder of its own."""
     existing = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     python_path = os.pathsep.join(filter(None, [*map(str, path), *existing, str(ROOT)]))
     return subprocess.run(
-        [sys.executable, str(program)],
+        [sys.executable, str(program), *arguments],
         cwd=folder,
         env={**os.environ, "FLASH_PLATFORM": "local", "PYTHONPATH": python_path},
         stdin=subprocess.DEVNULL,
@@ -177,3 +178,73 @@ def test_every_program_is_run() -> None:
 @pytest.mark.parametrize("name", PRINTED)
 def test_programs_name_nothing_of_ours(name: str) -> None:
     assert "flash_plugins" not in (PROGRAMS / name).read_text(encoding="utf-8")
+
+
+#: Serves the API of a program and talks to it as anybody would, by HTTP; arguments: module, requests as JSON.
+SERVE = """
+import importlib, json, sys, urllib.error, urllib.request
+
+api = importlib.import_module(sys.argv[1]).api
+base = api.provision().result(60).base_url
+key = __import__("flash_plugins").platform().connect().key
+for method, path, body in json.loads(sys.argv[2]):
+    data = None if body is None else json.dumps(body).encode()
+    headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+    request = urllib.request.Request(base + path, data, headers, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            print(answer.status, answer.read().decode())
+    except urllib.error.HTTPError as error:
+        print(error.code)
+"""
+
+
+def served(module: str, folder: Path, *requests: tuple[str, str, object], path: Sequence[Path]) -> list[str]:
+    script = folder / "serve.py"
+    script.write_text(SERVE, encoding="utf-8")
+    (folder / "alias").mkdir()
+    (folder / "alias" / "runpod_flash.py").write_text(ALIAS, encoding="utf-8")
+    done = run(script, folder, module, json.dumps(requests), path=[folder / "alias", *path])
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_the_routes_of_a_program_are_served(tmp_path: Path) -> None:
+    require("pydantic")
+    lines = served(
+        "text_api",
+        tmp_path,
+        ("GET", "/health", None),
+        ("POST", "/transform", {"text": "hello world", "operation": "title"}),
+        ("POST", "/transform", {"text": "x", "operation": "none"}),
+        ("POST", "/transform", {"txt": "x"}),
+        ("POST", "/statistics", {"numbers": [1, 2, 6]}),
+        ("POST", "/orders", {"item": "tea", "count": 2}),
+        ("POST", "/orders", {"item": "tea", "count": 0}),
+        ("GET", "/search?term=a&limit=1", None),
+        ("PUT", "/notes/3", {"text": "three"}),
+        ("DELETE", "/notes/3", None),
+        path=[PROGRAMS],
+    )
+    assert lines == [
+        '200 {"status":"healthy"}',
+        '200 {"result":"Hello World"}',
+        "500",
+        "422",
+        '200 {"mean":3.0,"most":6.0}',
+        '200 {"total":"2 x tea"}',
+        "422",
+        '200 ["alpha"]',
+        '200 {"number":3,"text":"three"}',
+        '200 {"number":3,"was":"three"}',
+    ]
+
+
+def test_a_served_pipeline_calls_its_stages_on_their_own_workers(tmp_path: Path) -> None:
+    (line,) = served(
+        "pipeline",
+        tmp_path,
+        ("POST", "/classify", {"text": "a great  day"}),
+        path=[PROGRAMS / "mixed_pipeline"],
+    )
+    assert line == '200 {"label":"positive","score":0.4,"stages":["clean","score","report"]}'

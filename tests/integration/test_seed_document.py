@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import json  # at the top on purpose: see the tests about imports
 import os
+import urllib.request
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -103,7 +105,7 @@ def test_gpus_cpus_and_numbers_of_workers_make_no_difference_here(parameters: Js
 # -- dependencies -------------------------------------------------------------------------------------------
 
 
-def test_dependencies_are_there_before_the_first_call(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+def test_dependencies_are_there_before_the_first_call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     require_registry()
     keep_installer_caches(monkeypatch)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -167,6 +169,11 @@ def test_variables_reach_the_worker() -> None:
 # -- existing endpoints, and their jobs ---------------------------------------------------------------------
 
 
+def platform_client() -> Client:
+    connection = flash_plugins.platform().connect()
+    return Client(connection.api_base, connection.key)
+
+
 @pytest.fixture
 def existing() -> str:
     """The id of an endpoint with a worker script of somebody else."""
@@ -179,8 +186,7 @@ def existing() -> str:
         "scaling": {"type": "QUEUE_DELAY", "queueDelay": 0.5},
         "workers": {"min": 0, "max": 2},
     }
-    connection = flash_plugins.platform().connect()
-    client = Client(connection.api_base, connection.key)
+    client = platform_client()
     there = {endpoint["name"]: endpoint["id"] for endpoint in client.ok("GET", "/v2/serverless")["endpoints"]}
     return str(there.get("seed-existing") or client.ok("POST", "/v2/serverless", body)["id"])
 
@@ -229,3 +235,96 @@ def test_a_job_is_cancelled(existing: str) -> None:
         assert await job.status() == "CANCELLED"
 
     asyncio.run(main())
+
+
+# -- load-balanced endpoints --------------------------------------------------------------------------------
+
+api = Endpoint(name="seed-api", gpu=GpuType.NVIDIA_GEFORCE_RTX_4090, workers=(1, 5))
+
+
+@api.post("/predict")
+async def predict(data: Json) -> Json:
+    import statistics
+
+    return {"prediction": statistics.fmean(data["values"])}
+
+
+@api.get("/health")
+async def health() -> Json:
+    return {"status": "ok"}
+
+
+def test_routes_share_workers_and_answer_http() -> None:
+    assert api.is_load_balanced
+    base_url = api.provision().result(DEADLINE_S).base_url
+    key = flash_plugins.platform().connect().key
+    answers = []
+    for method, path, body in (("POST", "/predict", {"data": {"values": [1, 2, 6]}}), ("GET", "/health", None)):
+        request = urllib.request.Request(
+            f"{base_url}{path}",
+            None if body is None else json.dumps(body).encode(),
+            {"Authorization": f"Bearer {key}", "Content-Type": "application/json"},
+            method=method,
+        )
+        with urllib.request.urlopen(request, timeout=DEADLINE_S) as answer:
+            answers.append((json.load(answer), answer.headers["X-Runpod-Worker-Id"]))
+    assert [content for content, _ in answers] == [{"prediction": 3.0}, {"status": "ok"}]
+    assert len({worker for _, worker in answers}) == 1
+
+
+def test_an_existing_load_balanced_endpoint_is_called_by_its_id() -> None:
+    async def main() -> tuple[Any, Any]:
+        endpoint = Endpoint(id=(await api.provision()).id)
+        return await endpoint.post("/predict", {"data": {"values": [2]}}), await endpoint.get("/health")
+
+    assert asyncio.run(main()) == ({"prediction": 2.0}, {"status": "ok"})
+
+
+# -- custom images ------------------------------------------------------------------------------------------
+
+
+def test_an_image_is_created_once_and_called_by_http(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The image is one that Docker could not pull: the configuration says what stands for it here."""
+    (tmp_path / "flash-plugins.toml").write_text('[local.images]\n"acme/llm-server:*" = "python server.py"\n')
+    (tmp_path / "server.py").write_text(SERVER)
+    monkeypatch.chdir(tmp_path)
+    llm = Endpoint(name="seed-llm", image="acme/llm-server:latest", gpu=GpuType.NVIDIA_A100_80GB_PCIe)
+
+    async def main() -> tuple[Any, Any]:
+        result = await llm.post("/v1/completions", {"prompt": "Hello"})
+        return result, await llm.get("/v1/models")
+
+    result, models = asyncio.run(main())
+    assert result == {"text": "Hello, world"}
+    assert models == {"data": [{"id": "tiny"}]}
+    there = [endpoint["name"] for endpoint in platform_client().ok("GET", "/v2/serverless")["endpoints"]]
+    assert there.count("seed-llm") == 1
+
+
+#: What stands for the image: no package of ours in it.
+SERVER = """
+import http.server, json, os
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def answer(self, content):
+        body = json.dumps(content).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_GET(self):
+        self.answer({"data": [{"id": "tiny"}]} if self.path == "/v1/models" else {})
+
+    def do_POST(self):
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.answer({"text": asked["prompt"] + ", world"})
+
+    def log_message(self, *args):
+        pass
+
+http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
+"""
