@@ -59,17 +59,29 @@ class OwnTarget:
         own = EndpointKind.LOAD_BALANCER if endpoint.routes else EndpointKind.QUEUE
         if kind is not None and kind is not own:
             raise other_kind(self.words, own)
-        config = endpoint.config
+        config, streams = endpoint.config, endpoint._streams
         if own is EndpointKind.QUEUE:
-            config = session.claim(config, streams=endpoint._streams)
+            config, streams = session.claim(config, streams=streams)
         declared = [(route.method, route.path, id(route.function)) for route in endpoint.routes]
-        version = (own, config.fingerprint, *sorted(config.env.items()), *sorted(config.packages), *declared)
+        version: tuple[object, ...] = (
+            own,
+            config.fingerprint,
+            *sorted(config.env.items()),
+            *sorted(config.packages),
+            *declared,
+        )
 
         async def deploy() -> EndpointHandle:
             packed, _ = in_thread(lambda: cargo_of(endpoint))  # reads modules, and pickles whatever they hold
-            return await session.provision(config, kind=own, streams=endpoint._streams, cargo=await packed)
+            return await session.provision(config, kind=own, streams=streams, cargo=await packed)
 
-        return await session.deployments.handle(str(config.name), (*version, *map(id, endpoint._targets)), deploy)
+        version = (*version, streams, *map(id, endpoint._targets))
+        return await session.deployments.handle(str(config.name), version, deploy)
+
+    def forget(self, session: Session) -> bool:
+        """As `Target.forget`."""
+        session.deployments.forget(str(self._endpoint.name))
+        return True
 
     def explain(self, error: Exception, session: Session) -> None:
         """As `Target.explain`."""

@@ -6,11 +6,11 @@ Every operation returns a `Pending`: nothing is sent before it is awaited or ask
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, overload
 
 from .. import process
-from ..errors import ConfigError, PayloadTooLarge
+from ..errors import ConfigError, NotFoundError, PayloadTooLarge
 from ..pending import Pending
 from ..platforms import api
 from ..platforms.api import EndpointKind
@@ -19,6 +19,7 @@ from .job import EndpointJob, JobStream
 from .jsonable import to_json
 from .readiness import Readiness
 from .routecall import decoder_of, request_of
+from .targets import is_not_found
 
 if TYPE_CHECKING:
     from ..dispatcher import Session
@@ -239,10 +240,30 @@ class EndpointClient:
 
     async def _job_answer(self, operation: str, job_id: str | None = None, **request: Any) -> dict[str, Any]:
         """Return what an operation of the job API is answered with. Loop thread."""
+        return await self._asked(
+            EndpointKind.QUEUE,
+            lambda client, handle: client.job_answer(handle, operation, job_id, **request),
+            is_of_one_job=job_id is not None,
+        )
+
+    async def _asked(
+        self,
+        kind: EndpointKind,
+        ask: Callable[[RunpodClient, EndpointHandle], Awaitable[T]],
+        *,
+        is_of_one_job: bool = False,
+    ) -> T:
+        """Return what the endpoint answers; one that somebody deleted is made or looked up again, once."""
         session = process.session()
-        handle = await self._target.resolve(session, EndpointKind.QUEUE)
+        handle = await self._target.resolve(session, kind)
         try:
-            return await session.ask(lambda client: client.job_answer(handle, operation, job_id, **request))
+            try:
+                return await session.ask(lambda client: ask(client, handle))
+            except NotFoundError as error:
+                if is_of_one_job or not is_not_found(error) or not self._target.forget(session):
+                    raise
+            again = await self._target.resolve(session, kind)
+            return await session.ask(lambda client: ask(client, again))
         except Exception as error:
             self._target.explain(error, session)
             raise
@@ -262,13 +283,7 @@ class EndpointClient:
         return ", ".join(route.function_name for route in self._target.routes) or "none"
 
     async def _exchanged(self, request: BalancedRequest) -> Any:
-        session = process.session()
-        handle = await self._target.resolve(session, EndpointKind.LOAD_BALANCER)
-        try:
-            return await session.ask(lambda client: self._sent(client, handle, request))
-        except Exception as error:
-            self._target.explain(error, session)
-            raise
+        return await self._asked(EndpointKind.LOAD_BALANCER, lambda client, handle: self._sent(client, handle, request))
 
     async def _sent(self, client: RunpodClient, handle: EndpointHandle, request: BalancedRequest) -> Any:
         idle_timeout_s = self._target.idle_timeout_s

@@ -60,6 +60,8 @@ class Readiness:
                 response = await client.http.exchange("GET", handle.urls["health"], read_timeout_s=_HOLD_S)
                 if (failure := start_failure(response)) is not None:
                     raise NoWorkers(f"no worker of endpoint {handle.name!r} starts: {failure}")
+                if response.status_code == 404 and api.WORKER_ID_HEADER not in response.headers:
+                    return  # the endpoint is gone: the request itself will be told
                 if response.status_code < 500 and response.status_code != 204 and not says_no_worker(response):
                     self.note(handle, idle_timeout_s)
                     return

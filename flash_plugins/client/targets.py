@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
 from ..config import EndpointConfig
-from ..errors import ApiError, ConfigError, NotFoundError
+from ..errors import ConfigError, NotFoundError
 from ..platforms import api
 from ..platforms.api import EndpointKind
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..platforms.runpod import EndpointHandle
     from ..routes import Route
 
-__all__ = ["ExistingTarget", "ImageTarget", "NamedTarget", "Target", "other_kind"]
+__all__ = ["ExistingTarget", "ImageTarget", "NamedTarget", "Target", "is_not_found", "other_kind"]
 
 
 class Target(Protocol):
@@ -54,6 +54,9 @@ class Target(Protocol):
             NotFoundError: There is none.
         """
 
+    def forget(self, session: Session) -> bool:
+        """Forget where it was found, as it is not there any more; False if it could only be found there again."""
+
     def explain(self, error: Exception, session: Session) -> None:
         """Add to an error of a request what only the target knows."""
 
@@ -76,11 +79,13 @@ class ExistingTarget:
             return client.existing(self._id, kind)
         return await session.ask(lambda client: client.look_up(self._id))
 
+    def forget(self, session: Session) -> bool:
+        """As `Target.forget`."""
+        return False
+
     def explain(self, error: Exception, session: Session) -> None:
         """As `Target.explain`."""
-        response = getattr(error, "response", None)
-        is_of_worker = response is not None and api.WORKER_ID_HEADER in response.headers
-        if isinstance(error, ApiError) and error.status == 404 and not is_of_worker:
+        if is_not_found(error):
             platform = session.platform()
             error.add_note(
                 f"{self.words} was looked for on the platform {platform.name!r} ({platform.reason}), and it or what "
@@ -106,10 +111,13 @@ class NamedTarget:
             raise other_kind(self.words, handle.kind)
         return handle
 
+    def forget(self, session: Session) -> bool:
+        """As `Target.forget`."""
+        session.deployments.forget(self._name)
+        return True
+
     def explain(self, error: Exception, session: Session) -> None:
         """As `Target.explain`."""
-        if isinstance(error, NotFoundError):  # it may have been deleted, and made anew
-            session.loop.post(lambda: session.deployments.forget(self._name))
 
     async def _found(self, session: Session) -> EndpointHandle:
         handle = await session.ask(lambda client: client.find(self._name))
@@ -158,8 +166,21 @@ class ImageTarget:
             self._kind = before
             raise
 
+    def forget(self, session: Session) -> bool:
+        """As `Target.forget`."""
+        session.deployments.forget(str(self._config.name))
+        return True
+
     def explain(self, error: Exception, session: Session) -> None:
         """As `Target.explain`."""
+
+
+def is_not_found(error: Exception) -> bool:
+    """Return whether the platform, rather than a worker, answered that there is no such thing: nothing has run."""
+    if not isinstance(error, NotFoundError):
+        return False
+    response = getattr(error, "response", None)
+    return response is not None and api.WORKER_ID_HEADER not in response.headers
 
 
 def other_kind(words: str, kind: EndpointKind) -> ConfigError:

@@ -193,14 +193,14 @@ class Session:
 
         self.loop.post(cancel)
 
-    def claim(self, config: EndpointConfig, *, streams: bool) -> EndpointConfig:
-        """Take a name for an endpoint, as a call does, and return what it stands for from here on. Any thread.
+    def claim(self, config: EndpointConfig, *, streams: bool) -> tuple[EndpointConfig, bool]:
+        """Take a name for an endpoint, as a call does, and return what it stands for now. Any thread.
 
         Raises:
             ConfigError: Calls of another endpoint of that name are not done.
         """
         self._claims.claim(config, streams=streams)
-        return self._claims.current(str(config.name))[0]
+        return self._claims.current(str(config.name))
 
     async def provision(
         self,

@@ -211,6 +211,37 @@ async def test_a_deleted_queue_is_made_anew_by_the_next_call() -> None:
 
 
 @pytest.mark.asyncio
+async def test_an_endpoint_that_somebody_else_deleted_is_made_anew() -> None:
+    lost = Endpoint(name="client-lost", cpu="cpu5c-4-8")
+    lost.get("/x")(lambda: 1)
+    jobs = Endpoint(name="client-lost-jobs", image="stub/jobs", cpu="cpu5c-4-8")
+    assert await lost.client.get("/x") == 1
+    assert (await jobs.runsync(1)).done
+    for endpoint in (lost, jobs):
+        await Endpoint(id=(await endpoint.provision()).id).delete()
+    assert await lost.client.get("/x") == 1
+    job = await jobs.run(2)
+    assert (await job.wait(DEADLINE_S)).output == {"echo": 2}
+
+
+@pytest.mark.asyncio
+async def test_calls_leave_deployed_code_where_it_is() -> None:
+    queue = Endpoint(name="client-cargo", cpu="cpu5c-4-8")
+
+    @queue
+    def square(x: int) -> int:
+        return x * x
+
+    assert await square(2) == 4
+    made = await queue.provision()
+    before = endpoints_named("client-cargo")
+    assert any(name.startswith("FLASH_PLUGINS_CODE_") for name in before[0]["env"])
+    assert await square(3) == 9
+    assert endpoints_named("client-cargo") == before
+    assert before[0]["id"] == made.id
+
+
+@pytest.mark.asyncio
 async def test_what_nobody_deployed_is_not_found() -> None:
     with pytest.raises(NotFoundError, match=r"has no endpoint 'client-nothing'"):
         await Endpoint(name="client-nothing").run({})
