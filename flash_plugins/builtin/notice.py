@@ -1,18 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One line on stderr that says which platform runs the calls of this process, and why."""
+"""Lines on stderr: which platform runs the calls of this process, what changes there, why calls wait."""
 
 from __future__ import annotations
 
+import contextlib
 import sys
 
 from ..hooks import hookimpl
 from ..platforms.base import Platform
 
-__all__ = ["flash_platform_chosen"]
+__all__ = ["flash_notice", "flash_platform_chosen"]
 
 
 @hookimpl
 def flash_platform_chosen(platform: Platform) -> None:
-    """Write the line."""
+    """Write which platform it is, and why."""
     if sys.stderr is not None:
         sys.stderr.write(f"flash-plugins: platform {platform.name} ({platform.reason})\n")
+
+
+@hookimpl
+def flash_notice(text: str, endpoint: str | None) -> None:
+    """Write the line, in place of the progress line on a terminal."""
+    if sys.stderr is None:
+        return
+    with contextlib.suppress(OSError, ValueError):  # closed: nobody reads it
+        start = "\r\x1b[2K" if sys.stderr.isatty() else ""
+        sys.stderr.write(f"{start}flash-plugins: {text}\n")
+        sys.stderr.flush()

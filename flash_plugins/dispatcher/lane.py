@@ -370,20 +370,15 @@ class Lane:
         return self._handle
 
     async def _ensured(self) -> EndpointHandle:
-        """Have the endpoint made or brought up to date, trying again where that makes no second one."""
+        """Have the endpoint made or brought up to date; what can safely be tried again was."""
         from ..platforms.runpod import TransportFailure
 
-        failures, what = 0, f"endpoint {self.config.name!r} could not be looked up or made"
-        while True:
-            try:
-                return await self._paced(lambda: self.session.provision(self.config, streams=self.streams), what)
-            except TransportFailure as error:
-                if (reason := self.lost_reason()) is not None:
-                    raise _PlatformGone(reason) from error  # whatever was made is gone with it
-                failures += 1
-                if error.was_sent or failures >= _MAX_TRANSPORT_ERRORS:
-                    raise PlatformUnavailable(f"{what}: {error}") from error
-                await asyncio.sleep(_TRANSPORT_PAUSE_S)
+        try:
+            return await self.session.provision(self.config, streams=self.streams)
+        except TransportFailure as error:
+            if (reason := self.lost_reason()) is not None:
+                raise _PlatformGone(reason) from error  # whatever was made is gone with it
+            raise
 
     async def _followed(self, submission: Submission, job: JobResult) -> JobResult:
         """Wait for the end of a job that the platform has accepted."""

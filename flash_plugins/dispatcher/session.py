@@ -260,6 +260,10 @@ class Session:
             )
         return image
 
+    def tell(self, text: str, endpoint: str | None = None) -> None:
+        """Tell the user something while calls go on. Any thread; never waits for whoever reads it."""
+        self.delivery.post(lambda: self.hooks.notice(text, endpoint=endpoint))
+
     @property
     def is_ending(self) -> bool:
         """Whether the process ends: then threads, subprocesses and imports fail, which is nobody's fault."""
@@ -368,7 +372,7 @@ class Session:
                 connecting, self._connect_thread = in_thread(lambda: self.platform().connect())
                 importing, _ = in_thread(_client_class)
                 connection, client_class = await asyncio.gather(connecting, importing)
-                self._client = client_class(connection)
+                self._client = client_class(connection, tell=self.tell, lost=self.lost_reason)
             return self._client
 
     def _leave(self, lane: Lane, reason: str) -> None:

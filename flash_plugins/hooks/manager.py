@@ -108,6 +108,12 @@ class HookManager:
         for impl in self._manager.hook.flash_platform_chosen.get_hookimpls():
             self._observe(impl, platform=platform)
 
+    def notice(self, text: str, *, endpoint: str | None = None) -> None:
+        """Tell `flash_notice`. Observer."""
+        self._load_installed()
+        for impl in self._manager.hook.flash_notice.get_hookimpls():
+            self._observe(impl, text=text, endpoint=endpoint)
+
     def call_event(self, event: CallEvent) -> None:
         """Tell `flash_call_event`. Observer."""
         if not self._observes_calls:

@@ -94,6 +94,18 @@ def flash_platform_chosen(platform: Platform) -> None:
 
 
 @hookspec
+def flash_notice(text: str, endpoint: str | None) -> None:
+    """Be told what the user should know while calls go on: an endpoint that changes, why calls wait. Observer.
+
+    Called in the caller's process, from a thread of the dispatcher's, rarely: a few times in the life of an endpoint.
+
+    Args:
+        text: One line, or a few where a worker's log is quoted; without secrets.
+        endpoint: Name of the endpoint it is about, None for no certain one.
+    """
+
+
+@hookspec
 def flash_call_event(event: CallEvent) -> None:
     """Be told that a call moved on. Observer.
 

@@ -216,6 +216,22 @@ PLATFORM_KEY_ENV: Final = "FLASH_PLUGINS_PLATFORM_KEY"
 
 #: Environment variable with what `pip install` is given where the package is not installed.
 PACKAGE_SPEC_ENV: Final = "FLASH_PLUGINS_SPEC"
+
+#: Images of workers that run decorated code: small, and with CUDA and torch. Both have pip, and no ENTRYPOINT that
+#: would swallow the start command.
+CPU_IMAGE: Final = "python:{python}-slim"
+GPU_IMAGE: Final = "runpod/pytorch:1.0.2-cu1281-torch280-ubuntu2404"
+
+#: Fields of a REST v2 endpoint whose change makes a new release: workers of the old one are replaced, idle ones at once
+#: and busy ones after their job. Changes of all others are applied to running workers.
+RELEASE_FIELDS: Final = frozenset({"image", "args", "disk", "env", "ports", "registry", "gpu", "cpu", "networkVolumes"})
+
+#: Endpoint environment variable: JSON with the names of the variables that we set (`env`), so that one which is no
+#: longer wanted can be removed while those of others are left alone, and the template it was made from (`template`).
+MANAGED_ENV: Final = "FLASH_PLUGINS_MANAGED"
+#: Endpoint environment variable: which attempt to create the endpoint made it; tells whether one whose answer got lost
+#: came through.
+CREATION_ENV: Final = "FLASH_PLUGINS_CREATION"
 #: Endpoint environment variable: the caller's Python version, `3.12`, which the worker must share.
 PYTHON_ENV: Final = "FLASH_PLUGINS_PYTHON"
 #: Variable the local platform gives its workers: the python that they run on, whatever else is on the path.

@@ -74,6 +74,11 @@ class RestClient:
         self._lost = lost
         self._quota = Quota()
 
+    @property
+    def base(self) -> str:
+        """Base URL of the platform, without `/v2`."""
+        return self._http.connection.api_base
+
     # -- serverless endpoints -------------------------------------------------------------------------------
 
     async def endpoints(self) -> list[EndpointInfo]:

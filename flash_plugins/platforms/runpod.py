@@ -7,23 +7,25 @@ this module imports httpx and aiohttp (half a second on a slow machine): do it o
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 from ..config import EndpointConfig
-from ..errors import ApiError, ConfigError
+from ..errors import ApiError
 from ..job import JobResult, JobStatus
 from . import api
 from .api import EndpointKind
 from .base import Connection
+from .body import Wanted
 from .http import READ_TIMEOUT_S, HttpClient, RateLimited, RequestTimeout, StatusError, TransportFailure
 from .limits import Limiter
-from .provision import changes, endpoint_body, refuse_impossible_change, with_cargo_of
+from .models import EndpointInfo
+from .provision import Provisioner
 from .rest import RestClient
 
 __all__ = [
@@ -36,10 +38,10 @@ __all__ = [
     "TransportFailure",
 ]
 
+logger = logging.getLogger(__name__)
+
 #: Seconds more than the platform's own hold before a held request counts as dead.
 _HOLD_SLACK_S = 30.0
-#: Seconds between looks for an endpoint that its owner creates just now.
-_CREATION_PAUSES_S = (0.1, 0.2, 0.5, 1, 1, 2, 2, 5, 5, 5, 10, 10)
 #: Longest hold of `/stream` we wait for; Runpod's official 2.0 client allows 90 s.
 _STREAM_HOLD_S = 90.0
 
@@ -78,12 +80,26 @@ class RunpodClient:
     Args:
         connection: Where the platform is.
         max_connections: Most requests open at once.
+        tell: Takes a line for the user.
+        lost: Returns why the platform is gone, None while it lives or cannot tell.
+
+    Attributes:
+        rest: REST v2 with types.
+        provisioner: From a config to an endpoint; its `plan` says what `ensure_endpoint` would do.
     """
 
-    def __init__(self, connection: Connection, *, max_connections: int = 1000) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        max_connections: int = 1000,
+        tell: Callable[[str], object] = logger.info,
+        lost: Callable[[], str | None] = lambda: None,
+    ) -> None:
         self.connection = connection
         self.http = HttpClient(connection, max_connections=max_connections)
-        self.rest = RestClient(self.http)
+        self.rest = RestClient(self.http, lost=lost)
+        self.provisioner = Provisioner(self.rest, connection, tell=tell, lost=lost)
         self._limiters: dict[tuple[str, str], Limiter] = {}
 
     async def aclose(self) -> None:
@@ -109,46 +125,10 @@ class RunpodClient:
             image_args: Start command of an image endpoint; empty for the image's own.
 
         Raises:
-            ConfigError: An endpoint of that name exists and cannot become this one.
-            ApiError: The platform refused.
+            As `Provisioner.ensure`.
         """
-        connection = self.connection
-        body = endpoint_body(
-            config,
-            {**env, **(cargo or {})},
-            connection.worker_command,
-            kind=kind,
-            queue_delay_s=connection.queue_delay_s,
-            image_args=image_args,
-        )
-        found = await self._found(config)
-        if found is None:
-            return self._handle(await self.http.json("POST", self._rest(api.SERVERLESS_PATH), body))
-        refuse_impossible_change(found, body)
-        if connection.keeps_endpoints:
-            return self._handle(found)
-        patch = changes(found, body if cargo is not None else with_cargo_of(found, body))
-        if patch:
-            found = await self.http.json("PATCH", self._rest(f"{api.SERVERLESS_PATH}/{found['id']}"), patch)
-        return self._handle(found)
-
-    async def _found(self, config: EndpointConfig) -> dict[str, Any] | None:
-        """Return the endpoint of this name as REST v2 shows it.
-
-        On a worker, one whose `env` stayed where it was declared is waited for: its owner creates it just now.
-        """
-        pauses = _CREATION_PAUSES_S if self.connection.keeps_endpoints and config.lacks_env else ()
-        for pause_s in (*pauses, None):
-            listed = await self.http.json("GET", self._rest(api.SERVERLESS_PATH))
-            found = next((e for e in listed.get("endpoints") or () if e.get("name") == config.name), None)
-            if found is not None or (pause_s is None and not pauses):
-                return found
-            if pause_s is not None:
-                await asyncio.sleep(pause_s)
-        raise ConfigError(
-            f"endpoint {config.name!r} is called from a worker and does not exist; its env=… stays where it was "
-            "declared, so the worker cannot create it: call it, or provision() it, from your program first"
-        )
+        wanted = Wanted(config, env, kind, cargo, image_args)
+        return self._handle(await self.provisioner.ensure(wanted))
 
     def existing(self, endpoint_id: str, kind: EndpointKind) -> EndpointHandle:
         """Return an endpoint of which only the id is known: where Runpod puts such, without asking."""
@@ -167,14 +147,12 @@ class RunpodClient:
         Raises:
             NotFoundError: There is none.
         """
-        path = f"{api.SERVERLESS_PATH}/{quote(endpoint_id, safe='')}"
-        return self._handle(await self.http.json("GET", self._rest(path)))
+        return self._handle(await self.rest.endpoint(endpoint_id))
 
     async def find(self, name: str) -> EndpointHandle | None:
         """Return the endpoint of a name, the oldest if there are several, None if there is none."""
-        listed = await self.http.json("GET", self._rest(api.SERVERLESS_PATH))
-        found = [e for e in listed.get("endpoints") or () if e.get("name") == name]
-        return self._handle(min(found, key=lambda e: (e.get("createdAt") or "", e["id"]))) if found else None
+        found = await self.provisioner.named(name)
+        return self._handle(found[0]) if found else None
 
     async def job_answer(
         self,
@@ -194,8 +172,8 @@ class RunpodClient:
             )
 
     async def delete_endpoint(self, endpoint_id: str) -> None:
-        """Delete an endpoint; its workers end and its jobs are cancelled."""
-        await self.http.request("DELETE", self._rest(f"{api.SERVERLESS_PATH}/{quote(endpoint_id, safe='')}"))
+        """Delete an endpoint; its workers end and its jobs are cancelled. Raises as `RestClient` does."""
+        await self.rest.delete_endpoint(endpoint_id)
 
     async def run(self, handle: EndpointHandle, body: bytes) -> JobResult:
         """Submit a job; returns at once."""
@@ -234,28 +212,23 @@ class RunpodClient:
         """Return the endpoint's job and worker counts."""
         return await self.http.json("GET", handle.url("health"))
 
-    def _handle(self, answer: Mapping[str, Any]) -> EndpointHandle:
-        try:
-            kind = EndpointKind(answer.get("type", "QUEUE"))
-            urls = {str(name): str(url) for name, url in answer["requestUrls"].items()}
-            if kind is EndpointKind.QUEUE:  # the address of a load-balanced endpoint is its host
-                urls = {name: self._rebased(url) for name, url in urls.items()}
-            elif "base" not in urls:
-                raise KeyError("requestUrls.base")
-            return EndpointHandle(id=str(answer["id"]), name=str(answer["name"]), urls=urls, kind=kind)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+    def _handle(self, endpoint: EndpointInfo) -> EndpointHandle:
+        kind = endpoint.kind or EndpointKind.QUEUE
+        urls = endpoint.urls
+        needed = "run" if kind is EndpointKind.QUEUE else "base"
+        if needed not in urls:
             raise ApiError(
-                f"the platform describes endpoint {answer.get('name')!r} without what Runpod's description requires "
-                f"({type(error).__name__}: {error})",
+                f"the platform describes endpoint {endpoint.name!r} without what Runpod's description requires "
+                f"(requestUrls.{needed})",
                 status=200,
-            ) from error
+            )
+        if kind is EndpointKind.QUEUE:  # the address of a load-balanced endpoint is its host
+            urls = {name: self._rebased(url) for name, url in urls.items()}
+        return EndpointHandle(id=endpoint.id, name=endpoint.name, urls=urls, kind=kind)
 
     def _rebased(self, url: str) -> str:
         base = self.connection.job_base
         return url if base is None else base + urlsplit(url).path
-
-    def _rest(self, path: str) -> str:
-        return self.connection.api_base + path
 
     async def _job(
         self, method: str, url: str, body: bytes | None = None, *, read_timeout_s: float = READ_TIMEOUT_S

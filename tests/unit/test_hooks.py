@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from flash_plugins import CallEvent, CallStage, Connection, HookError, hookimpl
+from flash_plugins.builtin import notice
 from flash_plugins.hooks import HookManager
 from flash_plugins.settings import Settings
 
@@ -92,6 +93,32 @@ def test_flash_platform_chosen_is_told_and_its_failure_is_logged(caplog: pytest.
     assert listener.seen == [platform]
     assert "'Failing'" in caplog.text
     assert "ZeroDivisionError" in caplog.text
+
+
+def test_flash_notice_is_told_and_its_failure_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    class Reader:
+        def __init__(self) -> None:
+            self.seen: list[tuple[str, str | None]] = []
+
+        @hookimpl
+        def flash_notice(self, text: str, endpoint: str | None) -> None:
+            self.seen.append((text, endpoint))
+
+    class Deaf:
+        @hookimpl
+        def flash_notice(self, text: str) -> None:
+            raise ZeroDivisionError("told")
+
+    reader = Reader()
+    with caplog.at_level(logging.ERROR):
+        manager(reader, Deaf()).notice("workers.max 3 → 5", endpoint="x")
+    assert reader.seen == [("workers.max 3 → 5", "x")]
+    assert "flash_notice" in caplog.text
+
+
+def test_the_built_in_notice_writes_a_line_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    manager(notice).notice("why calls wait")
+    assert capsys.readouterr().err == "flash-plugins: why calls wait\n"
 
 
 def test_flash_call_event_is_told_and_its_failure_is_logged(caplog: pytest.LogCaptureFixture) -> None:

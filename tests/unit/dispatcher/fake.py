@@ -300,7 +300,8 @@ class FakeRunpod:
                 return Answer(204, b"") if known else Answer(404, {"error": "no such thing"})
             case "patch":
                 endpoint = self.endpoints[request.path.rsplit("/", 1)[1]]
-                endpoint.update(request.json)
+                gpu = {**endpoint.get("gpu", {}), **request.json.get("gpu", {})}
+                endpoint.update(request.json, **({"gpu": gpu} if gpu else {}))
                 return Answer(content=endpoint)
         if request.path.split("/")[2] not in self.endpoints:
             return Answer(404, {"error": "no such endpoint"})

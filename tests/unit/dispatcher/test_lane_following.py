@@ -50,7 +50,7 @@ def test_a_longer_call_is_followed_by_held_requests(slow: FakeRunpod, submit: Su
     assert "job-1" in repr(call)
     slow.finish("job-1")
     assert call.result(DEADLINE_S) == 1
-    assert [request.operation for request in slow.requests] == ["list", "create", "runSync", "stream", "status"]
+    assert [request.operation for request in slow.requests] == ["list", "create", "list", "runSync", "stream", "status"]
     assert events.stages(call) == ["queued", "sent", "done"]
 
 

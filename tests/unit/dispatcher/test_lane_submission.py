@@ -13,7 +13,7 @@ import pytest
 
 from flash_plugins import ApiError, Call, PlatformUnavailable, SubmissionUnknown
 from flash_plugins.dispatcher import Session, lane, window
-from flash_plugins.platforms import http
+from flash_plugins.platforms import http, rest
 from flash_plugins.platforms.http import HttpClient, TransportFailure
 from tests.unit.dispatcher.conftest import Events, config_of
 from tests.unit.dispatcher.fake import DEADLINE_S, RESET, Answer, FakeRunpod, Request
@@ -123,6 +123,8 @@ def test_a_platform_that_refuses_for_ever_is_an_error_with_the_reason(
     fake: FakeRunpod, submit: Submit, monkeypatch: pytest.MonkeyPatch, operation: str
 ) -> None:
     monkeypatch.setattr(window, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(rest, "RATE_PATIENCE_S", 0.3)
+    monkeypatch.setattr(rest, "FIRST_PAUSE_S", 0.01)
     fake.is_slow = True
     fake.script(operation, *[TOO_MANY] * 100)
     error = submit().exception(DEADLINE_S)
