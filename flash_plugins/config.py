@@ -10,6 +10,7 @@ import difflib
 import hashlib
 import json
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import Enum
@@ -241,6 +242,20 @@ class EndpointConfig:
             raise ConfigError(
                 f"endpoint {self.name!r} has workers={self.workers}: no worker may start, so a call would wait "
                 "for ever; allow one with workers=1 or workers=(0, 1)"
+            )
+
+    def require_python(self) -> None:
+        """Refuse code that the workers could not load.
+
+        Raises:
+            ConfigError: `python_version` is another one than this process runs.
+        """
+        here = f"{sys.version_info.major}.{sys.version_info.minor}"
+        if self.python_version not in (None, here):
+            raise ConfigError(
+                f"endpoint {self.name!r} has python_version={self.python_version!r}, and this process runs Python "
+                f"{here}: functions travel as bytecode, which only an equal version loads; run this program with "
+                f"Python {self.python_version}, or leave python_version out"
             )
 
 

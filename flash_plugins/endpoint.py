@@ -345,6 +345,7 @@ class Endpoint(EndpointAttributes):
         if self.config.name is None:
             raise ConfigError("this Endpoint has no name and decorates nothing yet; give name=…")
         self.config.require_workers()
+        self.config.require_python()
         self._pin_dependencies()
         self._is_used = True
 

@@ -157,6 +157,14 @@ def test_the_library_for_requirements_is_loaded_only_where_there_are_some() -> N
     assert done.returncode == 0, done.stderr
 
 
+def test_workers_of_another_python_are_refused_before_anything_starts() -> None:
+    here = f"{sys.version_info.major}.{sys.version_info.minor}"
+    other = "3.12" if here != "3.12" else "3.13"
+    Endpoint(name="same", python_version=here)._check_callable()
+    with pytest.raises(ConfigError, match=f"python_version='{other}', and this process runs Python {here}"):
+        Endpoint(name="other", python_version=other)._check_callable()
+
+
 # -- "auto" ---------------------------------------------------------------------------------------------------
 
 
