@@ -7,6 +7,8 @@ import typer
 
 from .doctor import doctor
 from .endpoints import endpoints_app
+from .jobs import jobs_app
+from .logs import logs
 from .platform import platform_app
 
 __all__ = ["app"]
@@ -20,6 +22,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(endpoints_app, name="endpoints")
+app.command()(logs)
+app.add_typer(jobs_app, name="jobs")
 app.add_typer(platform_app, name="platform")
 app.command()(doctor)
 
