@@ -14,10 +14,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from ..errors import ConfigError, NoWorkers, PayloadTooLarge
+from ..errors import ConfigError, PayloadTooLarge
 from ..platforms import api
 from .jsonable import to_json
-from .readiness import says_no_worker, start_failure
+from .readiness import says_no_worker, start_error, start_failure
 
 if TYPE_CHECKING:
     import httpx
@@ -98,6 +98,7 @@ class BalancedRequest:
 
         Raises:
             NoWorkers: Workers end before they take requests.
+            DependencyError: They do because something cannot be installed.
             StatusError: The status is no success.
             TransportFailure: No answer came.
         """
@@ -136,9 +137,9 @@ def _refusal(client: RunpodClient, handle: EndpointHandle, response: httpx.Respo
     """Return the error for an answer that is none, with the remote traceback where a route function raised."""
     error = client.http.refusal(response)
     if (failure := start_failure(response)) is not None:
-        no_workers = NoWorkers(f"no worker of endpoint {handle.name!r} starts: {failure}")
-        no_workers.__cause__ = error
-        return no_workers
+        refusal = start_error(handle, failure)
+        refusal.__cause__ = error
+        return refusal
     if response.status_code >= 500:
         with contextlib.suppress(ValueError):
             answer = response.json()

@@ -12,7 +12,7 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from ..errors import FlashPluginsError, NoWorkers
+from ..errors import DependencyError, FlashPluginsError, NoWorkers
 from ..platforms import api
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from ..platforms.runpod import EndpointHandle, RunpodClient
 
-__all__ = ["Readiness", "says_no_worker", "start_failure"]
+__all__ = ["Readiness", "says_no_worker", "start_error", "start_failure"]
 
 #: Seconds that one question may be held, and between two.
 _HOLD_S: Final = 20.0
@@ -48,6 +48,7 @@ class Readiness:
 
         Raises:
             NoWorkers: Workers do not start, or none did in time; the message says why, with the worker's log.
+            DependencyError: They do not start because something cannot be installed.
             TransportFailure: The platform itself does not answer.
         """
         if time.monotonic() < self._ready_until.get(handle.id, 0.0):
@@ -59,7 +60,7 @@ class Readiness:
             with contextlib.suppress(RequestTimeout):  # held, so there is none yet
                 response = await client.http.exchange("GET", handle.urls["health"], read_timeout_s=_HOLD_S)
                 if (failure := start_failure(response)) is not None:
-                    raise NoWorkers(f"no worker of endpoint {handle.name!r} starts: {failure}")
+                    raise start_error(handle, failure)
                 if response.status_code == 404 and api.WORKER_ID_HEADER not in response.headers:
                     return  # the endpoint is gone: the request itself will be told
                 if response.status_code < 500 and response.status_code != 204 and not says_no_worker(response):
@@ -91,6 +92,12 @@ def start_failure(response: httpx.Response) -> str | None:
         if isinstance(error, str) and error.startswith(api.WORKER_START_FAILED_PREFIX):
             return error.removeprefix(api.WORKER_START_FAILED_PREFIX)
     return None
+
+
+def start_error(handle: EndpointHandle, failure: str) -> FlashPluginsError:
+    """Return the error for workers that end before they take requests."""
+    kind = DependencyError if api.DEPENDENCIES_FAILED_LOG in failure else NoWorkers
+    return kind(f"no worker of endpoint {handle.name!r} starts: {failure}")
 
 
 async def why_not_ready(client: RunpodClient, handle: EndpointHandle) -> tuple[str, bool]:

@@ -125,6 +125,8 @@ WORKER_LOST_PREFIX: Final = "worker lost: "
 WORKER_START_FAILED_PREFIX: Final = "worker did not start: "
 #: How the error text of a job starts when its worker could not install what the endpoint asks for.
 DEPENDENCIES_FAILED_PREFIX: Final = "dependencies not installed: "
+#: How the line begins that such a worker writes to its log.
+DEPENDENCIES_FAILED_LOG: Final = "the endpoint's dependencies cannot be installed"
 
 #: Seconds a worker may take until it asks for its first job; the endpoint's `env` can override it.
 WORKER_INIT_TIMEOUT_S: Final = 420.0

@@ -78,7 +78,7 @@ def _installed(wanted: list[str], system: list[str]) -> str | None:
             logger.info("dependencies are ready after %.1f s in %s", time.monotonic() - started_at, folder)
             _become(folder)
     except (InstallFailed, BuildTimeout, OSError) as error:
-        logger.error("the endpoint's dependencies cannot be installed: %s", error)
+        logger.error("%s: %s", api.DEPENDENCIES_FAILED_LOG, error)
         return f"{api.DEPENDENCIES_FAILED_PREFIX}{', '.join(missing)}: {error}\n{_REMEDY}"
     return None
 

@@ -171,6 +171,20 @@ def test_every_call_is_refused_at_once_where_dependencies_cannot_be_installed(ca
     assert [type(outcome) for outcome in outcomes] == [DependencyError] * 20
 
 
+def test_a_load_balanced_endpoint_says_what_cannot_be_installed(cache: Path) -> None:
+    api = Endpoint(name="refused-api", cpu="cpu5c-4-8", dependencies=[NO_SUCH])
+    api.get("/x")(lambda: 1)
+    with pytest.raises(DependencyError, match=NO_SUCH) as caught:
+        api.client.get("/x").result(DEADLINE_S)
+    assert "No matching distribution found" in str(caught.value) or "was not found in" in str(caught.value)
+
+
+def test_a_load_balanced_endpoint_has_its_dependencies(cache: Path) -> None:
+    api = Endpoint(name="pinned-api", cpu="cpu5c-4-8", dependencies=["idna==3.6"])
+    api.get("/x")(look("idna"))
+    assert api.client.get("/x").result(DEADLINE_S)["version"] == "3.6"
+
+
 def test_a_dependency_that_the_worker_cannot_work_with_is_an_error(cache: Path) -> None:
     @Endpoint(name="conflict", cpu="cpu5c-4-8", dependencies=["runpod==1.6.2"])
     def one() -> int:
