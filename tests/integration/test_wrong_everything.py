@@ -19,9 +19,11 @@ from flash_plugins import (
     ApiError,
     AuthenticationError,
     Call,
+    ConfigError,
     DependencyError,
     Endpoint,
     NotFoundError,
+    NoWorkers,
     WaitTimeout,
     WorkerStartFailed,
 )
@@ -185,6 +187,48 @@ def test_a_worker_that_never_asks_for_work_is_given_up(tmp_path: Path) -> None:
         square_on(env={"PYTHONPATH": str(tmp_path), "RUNPOD_INIT_TIMEOUT": "1"}).result(DEADLINE_S)
 
 
+# -- load-balanced workers that do not start ----------------------------------------------------------------
+
+
+def test_routes_that_crash_at_import_there_are_one_error_with_the_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raises = "import os\nif 'RUNPOD_ENDPOINT_ID' in os.environ:\n    raise RuntimeError('no such model: gpt-9')\n"
+    (tmp_path / "wrong_routes.py").write_text(raises + "VALUE = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    import wrong_routes  # type: ignore[import-not-found]
+
+    api = Endpoint(name="wrong-routes", cpu="cpu5c-4-8")
+
+    @api.get("/value")
+    def value() -> Any:
+        return wrong_routes.VALUE
+
+    for request in (api.client.get("/value"), Endpoint(id=api.provision().result(DEADLINE_S).id).get("/value")):
+        with pytest.raises(NoWorkers, match="no such model: gpt-9") as caught:
+            request.result(DEADLINE_S)
+        assert "Traceback (most recent call last)" in str(caught.value)
+        assert "wrong_routes.py" in str(caught.value)
+
+
+def test_an_image_that_never_gets_healthy_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "flash-plugins.toml").write_text('[local.images]\n"acme/deaf" = "sleep 600"\n')
+    monkeypatch.chdir(tmp_path)
+    deaf = Endpoint(name="wrong-deaf", image="acme/deaf", cpu="cpu5c-4-8", env={"RUNPOD_INIT_TIMEOUT": "1"})
+    with pytest.raises(NoWorkers, match=r"nothing listens there") as caught:
+        deaf.get("/models").result(DEADLINE_S)
+    assert "RUNPOD_INIT_TIMEOUT" in str(caught.value)
+    assert "/ping" in str(caught.value)
+
+
+def test_an_image_that_nothing_stands_for_says_what_to_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))  # no Docker
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"\[local\.images\]"):
+        Endpoint(name="wrong-image", image="acme/nothing", cpu="cpu5c-4-8").get("/models").result(DEADLINE_S)
+
+
 # -- dependencies -------------------------------------------------------------------------------------------
 
 
@@ -195,3 +239,11 @@ def test_a_dependency_that_does_not_exist_is_one_error_with_the_installers_words
     said = str(caught.value)
     assert "No matching distribution found" in said or "was not found in" in said
     assert "correct `dependencies`" in said
+
+
+def test_a_dependency_of_routes_that_does_not_exist_is_one_error_too() -> None:
+    require_registry()
+    api = Endpoint(name="wrong-dependency", cpu="cpu5c-4-8", dependencies=["flash-plugins-no-such-package"])
+    api.get("/x")(lambda: 1)
+    with pytest.raises(NoWorkers, match="No matching distribution found for flash-plugins-no-such-package"):
+        api.client.get("/x").result(DEADLINE_S)

@@ -274,11 +274,9 @@ class BalancedFleet(Crew[BalancedWorker]):
 
     def _kill_by(self, worker: BalancedWorker) -> tuple[float, str] | None:
         if worker.ready_at is None:
-            complaint = self._complaint(worker, worker.started_at)
-            return (
-                worker.started_at + self._init_timeout_s,
-                f"{complaint}; {api.INIT_TIMEOUT_ENV} in its env allows more",
-            )
+            complaint = self._complaint(worker, worker.started_at).removesuffix(")")
+            hint = f"; {api.INIT_TIMEOUT_ENV} in its env allows more)"
+            return worker.started_at + self._init_timeout_s, complaint + hint
         if worker.unwell_since is not None:
             return worker.unwell_since + _UNWELL_MAX_S, self._complaint(worker, worker.unwell_since)
         return None
