@@ -253,6 +253,12 @@ def _format(exc: BaseException, *, chain: bool) -> str:
         return f"{_type_name(type(exc))}: {_text_of(exc)}\n(its traceback could not be formatted: {error!r})\n"
 
 
+def _is_own(frame: types.FrameType) -> bool:
+    # The module that a process was started with is called __main__; its specification knows better.
+    name = getattr(frame.f_globals.get("__spec__"), "name", None) or frame.f_globals.get("__name__")
+    return str(name).partition(".")[0] in OWN_PACKAGES
+
+
 def _strip_own_frames(formatted: traceback.TracebackException, exc: BaseException) -> None:
     """Leave out the frames at the start that are the worker's own; at least one frame stays."""
     pending: list[tuple[traceback.TracebackException | None, BaseException | None]] = [(formatted, exc)]
@@ -262,7 +268,7 @@ def _strip_own_frames(formatted: traceback.TracebackException, exc: BaseExceptio
             continue
         own = 0
         for frame, _ in traceback.walk_tb(original.__traceback__):
-            if str(frame.f_globals.get("__name__")).partition(".")[0] not in OWN_PACKAGES:
+            if not _is_own(frame):
                 break
             own += 1
         del text.stack[: min(own, len(text.stack) - 1)]

@@ -36,6 +36,7 @@ __all__ = [
     "digest_of",
     "encode_failure_text",
     "encoded_size",
+    "is_envelope",
 ]
 
 #: Version of the envelope; caller and worker must agree.
@@ -47,6 +48,11 @@ MARK = "flash_plugins"
 def digest_of(content: bytes) -> str:
     """Return the name of a blob: its SHA-256 in hex."""
     return hashlib.sha256(content).hexdigest()
+
+
+def is_envelope(content: object) -> bool:
+    """Return whether the input of a job, or its output, is an envelope of ours, of whatever version."""
+    return isinstance(content, Mapping) and MARK in content
 
 
 def encode_bytes(content: bytes) -> str:
@@ -156,7 +162,7 @@ class CallEnvelope:
         Raises:
             EnvelopeError: It is no call envelope, or one of another version.
         """
-        if not isinstance(content, Mapping) or MARK not in content:
+        if not isinstance(content, Mapping) or not is_envelope(content):
             raise EnvelopeError(
                 "this worker runs calls made by flash-plugins, and the job's input is none "
                 f"({_describe(content)}); call the endpoint through flash_plugins.Endpoint"

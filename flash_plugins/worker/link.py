@@ -15,12 +15,14 @@ import struct
 from threading import Lock
 from typing import Any
 
-__all__ = ["CALL", "CANCEL", "CHUNK", "CREDIT", "DONE", "BlockingLink", "Frame", "pack", "read_frame"]
+__all__ = ["CALL", "CANCEL", "CHUNK", "CREDIT", "DONE", "PLAIN", "BlockingLink", "Frame", "pack", "read_frame"]
 
 #: Frame kinds towards the runner: run this, stop that, one more chunk was taken.
 CALL, CANCEL, CREDIT = "call", "cancel", "credit"
 #: Frame kinds back: a yielded value, the end of a call.
 CHUNK, DONE = "chunk", "done"
+#: Key, at the end of a job in plain JSON, of what it returned; a failure has `error`.
+PLAIN = "plain"
 
 #: A frame: kind, job id, content.
 Frame = tuple[str, str, Any]

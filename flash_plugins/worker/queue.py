@@ -15,6 +15,7 @@ from typing import Any
 from ..errors import MissingDependencyError
 from ..platforms import api
 from .lifeline import tie_forked_children
+from .link import PLAIN
 from .supervisor import RunnerProcess
 
 __all__ = ["Declaration", "serve"]
@@ -77,7 +78,7 @@ def serve() -> None:
     async def call(job: dict[str, Any]) -> Any:
         answer = await runner.call(job["id"], job["input"])
         declaration.note(answer.get("seconds") or 0.0)
-        return answer
+        return answer.get(PLAIN, answer)
 
     async def stream(job: dict[str, Any]) -> AsyncIterator[Any]:
         async for answer in runner.stream(job["id"], job["input"]):

@@ -21,6 +21,7 @@ from threading import RLock
 from typing import Any, cast
 
 from .. import code
+from ..code.cargo import Cargo, PackedCargo, load
 from ..errors import EnvelopeError, PayloadError
 from ..payload import CallEnvelope, digest_of
 
@@ -153,6 +154,19 @@ class Preparer:
                 target = getattr(instance, envelope.method)
         args, kwargs = cast("Arguments", code.loads(envelope.args))
         return Prepared(target, args, kwargs)
+
+    def deployed(self, packed: PackedCargo) -> Cargo:
+        """Return the functions that were deployed with the endpoint: the same object until a module of them changes.
+
+        Raises:
+            Exception: What the user's modules raise when they are imported.
+        """
+        with self._lock:
+            if packed.bundle_digest is not None:
+                if packed.bundle_digest != self._active_bundle and not self._blobs.has(packed.bundle_digest):
+                    self._blobs.add(packed.bundle_digest, packed.bundle)
+                self._activate(packed.bundle_digest)
+            return cast("Cargo", self._loaded.get_or_make(packed.digest, lambda: load(packed.code)))
 
     def _is_loaded(self, digest: str) -> bool:
         return digest in self._loaded or digest == self._active_bundle

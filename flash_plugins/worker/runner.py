@@ -18,6 +18,8 @@ import asyncio
 import contextlib
 import faulthandler
 import inspect
+import json
+import logging
 import os
 import secrets
 import signal
@@ -33,22 +35,29 @@ from types import FrameType
 from typing import Any
 
 from .. import code
-from ..errors import UnpicklableError
-from ..failure import encode_exception
+from ..code import cargo
+from ..errors import EnvelopeError, UnpicklableError
+from ..failure import describe_exception, encode_exception
 from ..payload import RESULT_REMEDY, CallEnvelope, Outcome, check_size, encode_failure_text, encoded_size
 from ..platforms import api
 from . import capture
+from .deployed import Deployed, is_plain
 from .handshake import Handshake
 from .lifeline import die_with_parent
-from .link import CALL, CANCEL, CHUNK, CREDIT, DONE, BlockingLink
+from .link import CALL, CANCEL, CHUNK, CREDIT, DONE, PLAIN, BlockingLink
+from .plain import plain
 from .run import MissingBlobs, Prepared, Preparer
 
 __all__ = ["CANCELLED_EXIT_CODE", "CallCancelled", "Runner", "main"]
+
+logger = logging.getLogger(__name__)
 
 #: Exit code of a runner that was cancelled where its state would not survive an exception: it is to be replaced.
 CANCELLED_EXIT_CODE = 75
 #: Chunks of one call that may be on their way to the platform before the generator has to wait.
 CHUNKS_AHEAD = 16
+#: What to do about a value that is too large for one chunk.
+_CHUNK_REMEDY = "yield smaller parts, or return the whole"
 #: Seconds between looks at whether a call that waits was cancelled.
 _LOOK_S = 0.1
 
@@ -63,16 +72,25 @@ class Runner:
     Args:
         link: Where calls come from and outcomes go to.
         preparer: What turns an envelope into a call.
+        deployed: What turns plain JSON into a call.
         concurrency: How many calls run at once.
         worker_id: Named in every outcome.
         streams: Whether the job loop passes chunks on (endpoints of generator functions).
     """
 
     def __init__(
-        self, link: BlockingLink, preparer: Preparer, *, concurrency: int, worker_id: str | None, streams: bool
+        self,
+        link: BlockingLink,
+        preparer: Preparer,
+        deployed: Deployed,
+        *,
+        concurrency: int,
+        worker_id: str | None,
+        streams: bool,
     ) -> None:
         self._link = link
         self._preparer = preparer
+        self._deployed = deployed
         self._handshake = Handshake()
         self._concurrency = concurrency
         self._worker_id = worker_id
@@ -154,13 +172,15 @@ class Runner:
             self._cancelled.discard(job_id)
         self._report(job_id, answer)
 
-    def _report(self, job_id: str, answer: dict[str, Any]) -> None:
+    def _report(self, job_id: str, answer: Any) -> None:
         if os.getpid() != self._pid:
             os._exit(0)  # a child that the call forked came back here: the call is its parent's
         self._link.send((DONE, job_id, answer))
 
-    def _answer(self, job_id: str, content: Any, drive: Callable[[Any], Any], *, inline: bool) -> dict[str, Any]:
+    def _answer(self, job_id: str, content: Any, drive: Callable[[Any], Any], *, inline: bool) -> Any:
         """Run one call and return what the job loop reports for it."""
+        if is_plain(content):
+            return self._answer_plain(job_id, content, drive, inline=inline)
         started = time.perf_counter()
         outcome = Outcome(worker=self._worker_id, pid=os.getpid())
         packages: Mapping[str, str] = {}
@@ -187,10 +207,46 @@ class Runner:
         outcome = replace(outcome, records=recorder.records, seconds=time.perf_counter() - started)
         return {"error": encode_failure_text(outcome)} if outcome.failure is not None else outcome.encode()
 
+    def _answer_plain(self, job_id: str, content: Any, drive: Callable[[Any], Any], *, inline: bool) -> Any:
+        """Do the same for a job in plain JSON; None where all that it made was streamed."""
+        started = time.perf_counter()
+        prepared: Prepared | None = None
+        with capture.recording(inline=inline):
+            try:
+                capture.follow_log_level(logging.INFO)
+                self._is_preparing = True
+                try:
+                    prepared = self._deployed.prepare(content)
+                finally:
+                    self._is_preparing = False
+                value = self._make_plain(job_id, prepared, drive)
+            except CallCancelled:
+                raise
+            except BaseException as error:  # noqa: BLE001 - user code may raise anything, SystemExit included
+                self._handshake.explain(error, self._deployed.packages, is_loading=prepared is None)
+                told = describe_exception(error)
+                logger.error("job %s failed\n%s", job_id, told["error_traceback"].rstrip())
+                return {"error": json.dumps(told)}
+        return None if self._streams else {PLAIN: value, "seconds": time.perf_counter() - started}
+
+    def _make_plain(self, job_id: str, call: Prepared, drive: Callable[[Any], Any]) -> Any:
+        value = _value_of(call, drive)
+        if inspect.isasyncgen(value):
+            value = _drained(value, drive)
+        if not self._streams:
+            what = f"the result of {_name_of(call.function)}()"
+            found = plain(list(value) if inspect.isgenerator(value) else value, what)
+            check_size(len(json.dumps(found, ensure_ascii=False)), api.RUN_MAX_BYTES, what, RESULT_REMEDY)
+            return found
+        for part in value if inspect.isgenerator(value) else [value]:
+            found = plain(part, "a yielded value")
+            size, limit = len(json.dumps(found, ensure_ascii=False)), api.STREAM_CHUNK_MAX_BYTES
+            check_size(size, limit, "a yielded value", _CHUNK_REMEDY)
+            self._send_chunk(job_id, found)
+        return None
+
     def _make(self, job_id: str, call: Prepared, outcome: Outcome, drive: Callable[[Any], Any]) -> Outcome:
-        value = call.function(*call.args, **call.kwargs)
-        if inspect.isawaitable(value):
-            value = drive(_awaited(value))
+        value = _value_of(call, drive)
         is_stream = inspect.isgenerator(value) or inspect.isasyncgen(value)
         if is_stream and not self._streams:
             raise UnpicklableError(
@@ -213,14 +269,17 @@ class Runner:
         for value in values:
             chunk = code.dumps(value, what="a yielded value").data
             size, limit = encoded_size(len(chunk)), api.STREAM_CHUNK_MAX_BYTES
-            check_size(size, limit, "a yielded value", "yield smaller parts, or return the whole")
-            if os.getpid() != self._pid:
-                os._exit(0)
-            self._await_credit(job_id)
-            with self._at_link():
-                self._link.send((CHUNK, job_id, Outcome(chunk=chunk, index=count, run=run).encode()))
+            check_size(size, limit, "a yielded value", _CHUNK_REMEDY)
+            self._send_chunk(job_id, Outcome(chunk=chunk, index=count, run=run).encode())
             count += 1
         return replace(outcome, ended=True, count=count, run=run)
+
+    def _send_chunk(self, job_id: str, content: Any) -> None:
+        if os.getpid() != self._pid:
+            os._exit(0)
+        self._await_credit(job_id)
+        with self._at_link():
+            self._link.send((CHUNK, job_id, content))
 
     def _await_credit(self, job_id: str) -> None:
         if self._concurrency > 1:
@@ -271,6 +330,11 @@ def _is_importing(frame: FrameType | None) -> bool:
     return False
 
 
+def _value_of(call: Prepared, drive: Callable[[Any], Any]) -> Any:
+    value = call.function(*call.args, **call.kwargs)
+    return drive(_awaited(value)) if inspect.isawaitable(value) else value
+
+
 async def _awaited(value: Any) -> Any:
     return await value
 
@@ -310,6 +374,17 @@ def _give_children_default_signals() -> None:
     )
 
 
+def _deployed_here(preparer: Preparer) -> Deployed:
+    """Return what was deployed with this worker's endpoint, and take it out of the environment of what calls start."""
+    try:
+        return Deployed(preparer, cargo.read(os.environ))
+    except EnvelopeError as error:
+        return Deployed(preparer, None, problem=str(error))
+    finally:
+        for name in [name for name in os.environ if name.startswith(api.CARGO_ENV_PREFIX)]:
+            del os.environ[name]
+
+
 def main() -> None:
     """Serve the socket whose number is the only argument, as the environment says."""
     die_with_parent(int(sys.argv[2]))
@@ -324,6 +399,7 @@ def main() -> None:
     runner = Runner(
         link,
         preparer,
+        _deployed_here(preparer),
         concurrency=concurrency,
         worker_id=environ.get("RUNPOD_POD_ID"),
         streams=environ.get(api.HANDLER_ENV) == api.HANDLER_STREAMS,

@@ -66,7 +66,10 @@ class RunnerProcess:
             raise
 
     async def stream(self, job_id: str, content: Any) -> AsyncIterator[Any]:
-        """Run one call; yields its chunks as they come, then its answer. Cancelling the task cancels the call."""
+        """Run one call; yields its chunks as they come, then its answer if that is not None.
+
+        Cancelling the task cancels the call.
+        """
         job = self._begin(job_id, content)
         task = asyncio.current_task()
         assert task is not None
@@ -77,6 +80,8 @@ class RunnerProcess:
             while not is_done:
                 kind, answer = await job.answers.get()
                 is_done = kind == DONE
+                if is_done and answer is None:
+                    return  # a stream of plain values has nothing more to say
                 yield answer
                 if not is_done and self._writer is not None:
                     self._writer.write(pack((CREDIT, job_id, None)))
