@@ -38,7 +38,7 @@ from flash_plugins.code.pickling import Pickled, dumps, loads
 from flash_plugins.errors import EnvelopeError, PayloadTooLarge
 from flash_plugins.platforms import api
 
-__all__ = ["Cargo", "CargoRoute", "PackedCargo", "digest_in", "pack", "read", "unpack"]
+__all__ = ["Cargo", "CargoRoute", "PackedCargo", "digest_in", "pack", "packages_in", "read", "unpack"]
 
 _log = logging.getLogger(__name__)
 
@@ -133,6 +133,15 @@ def digest_in(environ: Mapping[str, str]) -> str | None:
     """Return the digest of the cargo in these variables, None if there is none: what tells one from another."""
     fields = environ.get(_FIRST, "").split(":", 4)
     return fields[3] if len(fields) == 5 else None
+
+
+def packages_in(environ: Mapping[str, str]) -> Mapping[str, str]:
+    """Return what the cargo in these variables states of packages, nothing where it cannot be read."""
+    try:
+        packed = read(environ)
+    except EnvelopeError:
+        return {}  # whoever unpacks it is told why
+    return {} if packed is None else packed.packages
 
 
 def read(environ: Mapping[str, str]) -> PackedCargo | None:

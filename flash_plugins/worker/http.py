@@ -27,6 +27,7 @@ from ..errors import EnvelopeError, MissingDependencyError
 from ..platforms import api
 from .door import INHERITED_ENV, Door
 from .environment import enter
+from .handshake import Handshake
 from .lifeline import die_with_parent, tie_forked_children
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ def _opened(health_path: str) -> Door | None:
 def _loaded(health_path: str) -> Application | None:
     """Return the application; None, with the reason in the log, where there can be none."""
     started_at = time.monotonic()
+    handshake, packages = Handshake(), cargo.packages_in(os.environ)
     try:
         try:
             from .application import Application, RouteError
@@ -107,12 +109,14 @@ def _loaded(health_path: str) -> Application | None:
     except (EnvelopeError, MissingDependencyError) as error:
         logger.error("the worker cannot start: %s", error)
         return None
-    except BaseException:  # noqa: BLE001 - user code runs in there, and whatever it raises ends this worker
+    except BaseException as error:  # noqa: BLE001 - user code runs in there, and whatever it raises ends this worker
+        handshake.explain(error, packages, is_loading=True)
         logger.error("the code of the endpoint cannot be loaded:\n%s", traceback.format_exc().rstrip())
         return None
     finally:
         for name in [name for name in os.environ if name.startswith(api.CARGO_ENV_PREFIX)]:
             del os.environ[name]  # processes that user code starts have better uses for their environment
+    handshake.warn(packages)
     listed = ", ".join(f"{route.method} {route.path}" for route in loaded.routes)
     logger.info("loaded %s in %.1f s", listed, time.monotonic() - started_at)
     return application

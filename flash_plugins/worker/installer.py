@@ -30,8 +30,10 @@ __all__ = ["InstallFailed", "build", "run_installer"]
 
 logger = logging.getLogger(__name__)
 
-#: Last lines of an installer that an error shows; a conflict takes uv or pip about ten.
-_TAIL_LINES = 25
+#: Last lines of an installer that an error shows, without what only says where it looked. A conflict takes about ten,
+#: and the local platform shows the last 20 lines of a worker's log.
+_TAIL_LINES = 14
+_NO_NEWS = ("Looking in ", "WARNING: Location ", "Requirement already satisfied")
 #: The file that leads from the environment to the base.
 _PTH = "_flash_plugins_base.pth"
 #: Settings of pip that uv knows by other names.
@@ -117,7 +119,7 @@ def run_installer(command: Sequence[str], deadline: float, *, what: str, environ
     with process:
         for line in process.stdout:
             sys.stderr.write(line)
-            if line.strip():
+            if line.strip() and not line.startswith(_NO_NEWS):
                 tail.append(line.rstrip())
     has_timed_out = not timer.is_alive()
     timer.cancel()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import flash_plugins
-from flash_plugins import DependencyError, Endpoint
+from flash_plugins import DependencyError, Endpoint, FlashPluginsError
 from tests.registry import keep_installer_caches, require_registry
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -236,3 +236,26 @@ def test_what_the_workers_version_lacks_is_an_error_that_names_both_versions(cac
         name_of(idna.core._check_std3).result(timeout=DEADLINE_S)
     notes = "\n".join(caught.value.__notes__)
     assert f"the worker has idna 3.6, this process {here}: pin dependencies=['idna=={here}']" in notes
+
+
+def test_load_balanced_workers_have_them_too(cache: Path) -> None:
+    web = Endpoint(name="web-pinned", cpu="cpu5c-4-8", workers=(0, 1), dependencies=["idna==3.6"])
+
+    @web.post("/version")
+    def version(name: str) -> dict[str, str]:
+        import idna
+
+        return {name: str(idna.__version__)}
+
+    assert web.client.post("/version", {"name": "idna"}).result(timeout=DEADLINE_S) == {"idna": "3.6"}
+
+
+def test_load_balanced_workers_that_cannot_install_are_an_error_with_the_installers_words(cache: Path) -> None:
+    web = Endpoint(name="web-missing", cpu="cpu5c-4-8", workers=(0, 1), dependencies=[NO_SUCH])
+
+    @web.get("/nothing")
+    def nothing() -> None:
+        return None
+
+    with pytest.raises(FlashPluginsError, match=f"No matching distribution found for {NO_SUCH}"):
+        web.client.get("/nothing").result(timeout=DEADLINE_S)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flash_plugins import Endpoint
+from flash_plugins import Endpoint, NoWorkers
 
 #: Generous: the box may be busy.
 DEADLINE_S = 60.0
@@ -59,3 +59,24 @@ def test_system_dependencies_are_skipped_on_this_machine_with_one_line(capfd: py
     assert "'system'" in line
     assert "no-such-package, libnothing1" in line
     assert "skipped" in line
+
+
+def test_a_load_balanced_worker_that_lacks_a_module_says_what_to_add(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "site-packages"
+    metadata = folder / "only_web_dist-2.5.dist-info"
+    metadata.mkdir(parents=True)
+    (folder / "only_web.py").write_text("def act(): return 1\n")
+    (metadata / "RECORD").write_text("only_web.py,,\n")
+    monkeypatch.syspath_prepend(folder)
+    import only_web  # type: ignore[import-not-found]
+
+    web = Endpoint(name="web-lacking", cpu="cpu5c-4-8", workers=(0, 1))
+
+    @web.get("/act")
+    def act() -> int:
+        return int(only_web.act())
+
+    with pytest.raises(NoWorkers, match=r"dependencies=\['only-web-dist==2.5'\]"):
+        web.client.get("/act").result(timeout=DEADLINE_S)
