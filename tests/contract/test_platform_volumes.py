@@ -138,10 +138,13 @@ def test_without_a_home_volumes_live_as_long_as_the_platform(tmp_path: Path, mon
 
 
 def test_workers_see_the_volume_of_their_endpoint(client: Client, home: Path, tmp_path: Path) -> None:
+    older = client.ok("POST", PATH, {**BODY, "dataCenter": "US-KS-2"})["id"]
     volume = client.ok("POST", PATH, BODY)["id"]
     script = "import os, pathlib; v = os.environ; pathlib.Path(v['FLASH_PLUGINS_VOLUME_PATH'], v['RUNPOD_DC_ID'])"
     args = f"python -c \"{script}.write_text(v['RUNPOD_VOLUME_ID'])\""
-    client.ok("POST", "/v2/serverless", {**ENDPOINT, "args": args, "workers": {"min": 1}, "networkVolumes": [volume]})
+    client.ok(
+        "POST", "/v2/serverless", {**ENDPOINT, "args": args, "workers": {"min": 1}, "networkVolumes": [volume, older]}
+    )
     written = home / "models-EU-RO-1" / "files" / "EU-RO-1"
     assert wait_for(lambda: written.exists() and written.read_text()) == volume
 

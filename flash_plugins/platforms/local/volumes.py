@@ -173,15 +173,17 @@ class Volumes:
             seen[center] = volume
 
     def environment(self, fields: JsonObject) -> dict[str, str]:
-        """Return what a worker of an endpoint is told about its volume, the first one that is still there."""
-        for volume in self.all():
-            if volume.id in (fields.get("networkVolumes") or ()):
-                return {
-                    api.VOLUME_ID_ENV: volume.id,
-                    api.VOLUME_PATH_ENV: str(volume.files),
-                    api.DATA_CENTER_ENV: volume.data_center,
-                }
-        return {}
+        """Return what a worker of an endpoint is told about its volume: the first of its list that is still there."""
+        wanted = fields.get("networkVolumes") or []
+        found = [volume for volume in self.all() if volume.id in wanted]
+        if not found:
+            return {}
+        volume = min(found, key=lambda one: wanted.index(one.id))
+        return {
+            api.VOLUME_ID_ENV: volume.id,
+            api.VOLUME_PATH_ENV: str(volume.files),
+            api.DATA_CENTER_ENV: volume.data_center,
+        }
 
     def _new_folder(self, name: str, center: str) -> Path:
         slug = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:_SLUG_MAX] or "volume"
