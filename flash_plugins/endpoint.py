@@ -297,6 +297,7 @@ class Endpoint(EndpointAttributes):
             _targets=[],
             _client=None,
             _given=given,
+            _is_used=False,  # whether it was called here must not make other code of what is deployed
         )
 
     def start(self) -> None:

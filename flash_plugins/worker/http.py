@@ -159,6 +159,7 @@ def _run(application: Application, door: Door) -> None:
         application,
         lifespan="off",
         ws="websockets-sansio",
+        ws_max_size=api.BALANCED_BODY_MAX_BYTES,
         log_config=None,
         log_level="warning",
         access_log=False,

@@ -158,7 +158,7 @@ class _Platform:
 
         volumes = Volumes(volumes_base(self._run_dir))
         session = open_session()
-        prober = HealthProber(session)
+        prober = HealthProber()
         registry = Registry(
             clock=clock,
             processes=processes,

@@ -79,10 +79,14 @@ async def _never_repeat(
         raise Broken(str(error) or type(error).__name__) from error
 
 
-def open_session() -> aiohttp.ClientSession:
-    """Return the client for all workers; to be called in, and closed from, the event loop that uses it."""
+def open_session(*, keeps_connections: bool = True) -> aiohttp.ClientSession:
+    """Return a client for all workers; to be called in, and closed from, the event loop that uses it."""
+    if keeps_connections:
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S)
+    else:
+        connector = aiohttp.TCPConnector(limit=0, force_close=True)
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S),
+        connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),
         skip_auto_headers=_AUTO_HEADERS,
         auto_decompress=False,
@@ -139,10 +143,14 @@ def _text(value: bytes) -> str:
 
 
 class HealthProber:
-    """Asks workers for their health; `balanced.Prober` says how. Close it before its session."""
+    """Asks workers for their health; `balanced.Prober` says how.
 
-    def __init__(self, session: aiohttp.ClientSession) -> None:
-        self._session = session
+    Each time on a new connection: an old one would wait with everything else at a worker whose event loop is blocked,
+    while one of ours takes new connections in another thread.
+    """
+
+    def __init__(self) -> None:
+        self._session = open_session(keeps_connections=False)
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __call__(self, url: str, report: Callable[[int | str], None]) -> None:
@@ -155,6 +163,7 @@ class HealthProber:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._session.close()
 
     async def _ask(self, url: str, report: Callable[[int | str], None]) -> None:
         found: int | str
