@@ -13,6 +13,8 @@ __all__ = ["Submission", "parse_milliseconds", "parse_submission"]
 
 #: Members of a request that the worker gets; the service does not say what becomes of others, so they are dropped.
 _KNOWN = frozenset({"input", "webhook", "policy", "s3Config"})
+#: Digits of the longest number of milliseconds that is looked at; Python refuses to read thousands of them.
+_DIGITS_MAX = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +70,9 @@ def parse_milliseconds(text: str, name: str, *, minimum_ms: int, maximum_ms: int
     Raises:
         MalformedJson: It is not a whole number in the allowed range.
     """
-    if not text.isascii() or not text.isdigit() or not minimum_ms <= int(text) <= maximum_ms:
-        raise MalformedJson(f'"{name}" must be {minimum_ms} to {maximum_ms} milliseconds, not {text!r}')
+    is_number = text.isascii() and text.isdigit() and len(text) <= _DIGITS_MAX
+    if not is_number or not minimum_ms <= int(text) <= maximum_ms:
+        raise MalformedJson(f'"{name}" must be {minimum_ms} to {maximum_ms} milliseconds, not {text[:100]!r}')
     return int(text) / 1000
 
 
