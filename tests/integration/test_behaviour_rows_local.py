@@ -5,12 +5,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+import sys
 import traceback
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from flash_plugins import Endpoint
+from tests.support import ROOT, RUN_MARK
 
 #: Generous: the box may be busy.
 DEADLINE_S = 60.0
@@ -66,6 +70,49 @@ def test_row_17_calls_go_to_workers_and_on_a_worker_of_its_own_it_is_the_plain_f
     result, pid = twice(3).result(DEADLINE_S)
     assert result == 4
     assert pid != os.getpid()
+
+
+def test_row_18_without_an_account_a_call_runs_on_the_local_platform(tmp_path: Path) -> None:
+    script = tmp_path / "program.py"
+    script.write_text(PROGRAM, encoding="utf-8")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("FLASH_", "RUNPOD_"))}
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        env={**environment, "HOME": str(tmp_path), "PYTHONPATH": str(ROOT), RUN_MARK: os.environ[RUN_MARK]},
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+    )
+    assert (done.stdout, done.returncode) == ("42\n", 0), done.stderr
+    assert "platform local (no Runpod API key is configured)" in done.stderr
+
+
+#: Nothing is set, and there is no account.
+PROGRAM = """
+import asyncio
+from flash_plugins import Endpoint
+
+@Endpoint(name="rows-alone", cpu="cpu5c-4-8")
+async def answer() -> int:
+    return 42
+
+print(asyncio.run(answer()))
+"""
+
+
+def test_row_19_lambdas_closures_and_the_modules_beside_them_travel() -> None:
+    step = 3
+    from_a_lambda = queue(lambda x: x + step)
+
+    @queue
+    def nested(x: int) -> int:
+        return int(from_a_lambda.local(x)) * len(DEADLINES)
+
+    assert asyncio.run(from_a_lambda(1)) == 4
+    assert asyncio.run(nested(1)) == 8
+
+
+DEADLINES = (DEADLINE_S, DEADLINE_S)
 
 
 def test_row_21_a_remote_exception_is_raised_here_with_the_remote_traceback() -> None:
