@@ -66,6 +66,11 @@ class Client:
     def of(cls, platform: RunningPlatform) -> Client:
         return cls(platform.url, platform.key)
 
+    def endpoint_named(self, name: str) -> dict[str, Any]:
+        """Return the endpoint of that name, of which there must be one."""
+        (found,) = [one for one in self.ok("GET", "/v2/serverless")["endpoints"] if one["name"] == name]
+        return dict(found)
+
     def request(
         self, method: str, path: str, body: object = None, *, headers: dict[str, str] | None = None
     ) -> tuple[int, Any, dict[str, str]]:

@@ -18,6 +18,7 @@ import pytest
 
 from flash_plugins.platforms.local.launch import launch
 from tests.integration.local_support import WORKERS, Client
+from tests.integration.test_local_mounts import require_mounts
 from tests.registry import keep_installer_caches, require_registry
 from tests.support import ROOT, require
 
@@ -75,6 +76,11 @@ PRINTED: dict[str, Sequence[str]] = {
         "{'strategy': 'to zero', 'size': 3}",
         "[0, 1, 2, 3, 4, 5, 6, 7] at once: True",
         "True workers: 2",
+    ),
+    "volumes.py": (
+        "{'path': '/runpod-volume/pictures/one.png', 'size': 32}",
+        "/runpod-volume/pictures/two.png",
+        "['one.png', 'two.png'] 32",
     ),
     "settings.py": ("{'model': 'tiny', 'token': 21, 'none': None}",),
     "cross_calls.py": ("score 62 elsewhere True", "[36, 52, 53]", "same from here 6"),
@@ -149,6 +155,9 @@ def needs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, request: pytest.Fixtu
             require_registry()
             keep_installer_caches(monkeypatch)
             monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        if name == "volumes.py":
+            require_mounts(tmp_path)
+            monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
         if name == "text_api.py":
             require("pydantic")
         if name == "job_client.py":
@@ -171,6 +180,7 @@ def test_program_runs_with_only_its_import_changed(
 
 def test_every_program_is_run() -> None:
     stages = {"mixed_pipeline/cpu_stage.py", "mixed_pipeline/gpu_stage.py"}
+    assert len(PRINTED) >= 10
     there = {path.relative_to(PROGRAMS).as_posix() for path in PROGRAMS.rglob("*.py")}
     assert there - stages == set(PRINTED)
 

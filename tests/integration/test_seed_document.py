@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 import flash_plugins
-from flash_plugins import CpuInstanceType, Endpoint, EndpointJob, GpuGroup, GpuType
+from flash_plugins import CpuInstanceType, DataCenter, Endpoint, EndpointJob, GpuGroup, GpuType, NetworkVolume
 from tests.integration.local_support import WORKERS, Client
+from tests.integration.test_local_mounts import require_mounts
 from tests.registry import keep_installer_caches, require_registry
 
 #: Generous: the box may be busy.
@@ -166,6 +167,51 @@ def test_variables_reach_the_worker() -> None:
     assert load_model().result(DEADLINE_S) == {"model_loaded": "gpt2", "token": "a token"}
 
 
+# -- persistent storage -------------------------------------------------------------------------------------
+
+cache = NetworkVolume(name="seed-model-cache", size=100, datacenter=DataCenter.US_GA_2)
+volumes = [
+    NetworkVolume(name="seed-models-us", size=100, datacenter=DataCenter.US_GA_2),
+    NetworkVolume(name="seed-models-eu", size=100, datacenter=DataCenter.EU_RO_1),
+]
+
+
+@Endpoint(name="seed-server", gpu=GpuGroup.ANY, datacenter=DataCenter.US_GA_2, volume=cache)
+async def serve(data: Json) -> Json:
+    from pathlib import Path
+
+    place = Path("/runpod-volume/seen.txt")
+    before = place.read_text() if place.exists() else ""
+    place.write_text(before + data["name"])
+    return {"before": before}
+
+
+@Endpoint(
+    name="seed-global-server",
+    gpu=GpuGroup.ANY,
+    datacenter=[DataCenter.US_GA_2, DataCenter.EU_RO_1],
+    volume=volumes,
+)
+async def serve_everywhere(data: Json) -> str:
+    return os.environ["RUNPOD_DC_ID"]
+
+
+def test_what_a_worker_writes_to_its_volume_is_there_for_the_next_one(tmp_path: Path) -> None:
+    require_mounts(tmp_path)
+    assert serve({"name": "a"}).result(DEADLINE_S) == {"before": ""}
+    endpoint_id = platform_client().endpoint_named("seed-server")["id"]
+    platform_client().request("PATCH", f"/v2/serverless/{endpoint_id}", {"env": {}})  # another worker from here on
+    assert serve({"name": "b"}).result(DEADLINE_S) == {"before": "a"}
+
+
+def test_volumes_of_several_data_centers_are_made_once_each() -> None:
+    assert serve_everywhere({}).result(DEADLINE_S) in ("US-GA-2", "EU-RO-1")
+    there = platform_client().ok("GET", "/v2/network-volumes")["networkVolumes"]
+    made = sorted((v["name"], v["dataCenter"], v["size"]) for v in there if v["name"].startswith("seed-models"))
+    assert made == [("seed-models-eu", "EU-RO-1", 100), ("seed-models-us", "US-GA-2", 100)]
+    assert len(platform_client().endpoint_named("seed-global-server")["networkVolumes"]) == 2
+
+
 # -- existing endpoints, and their jobs ---------------------------------------------------------------------
 
 
@@ -297,8 +343,8 @@ def test_an_image_is_created_once_and_called_by_http(tmp_path: Path, monkeypatch
     result, models = asyncio.run(main())
     assert result == {"text": "Hello, world"}
     assert models == {"data": [{"id": "tiny"}]}
-    there = [endpoint["name"] for endpoint in platform_client().ok("GET", "/v2/serverless")["endpoints"]]
-    assert there.count("seed-llm") == 1
+
+    assert platform_client().endpoint_named("seed-llm")["image"] == "acme/llm-server:latest"
 
 
 #: What stands for the image: no package of ours in it.
