@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING
 from .client.targets import NamedTarget, other_kind
 from .code import cargo
 from .dispatcher.threads import in_thread
+from .errors import ConfigError
 from .platforms.api import EndpointKind
 from .remote import starting_others
 
 if TYPE_CHECKING:
     from .dispatcher import Session
     from .endpoint import Endpoint
+    from .platforms.provision import EndpointPlan
     from .platforms.runpod import EndpointHandle
     from .routes import Route
 
-__all__ = ["OwnTarget", "cargo_of"]
+__all__ = ["OwnTarget", "cargo_of", "plan_of"]
 
 
 class OwnTarget:
@@ -87,6 +89,29 @@ class OwnTarget:
         """As `Target.explain`."""
 
 
+async def plan_of(endpoint: Endpoint, session: Session, kind: EndpointKind | None = None) -> EndpointPlan:
+    """Return what `provision()` of an endpoint would do, and what it would cost. Changes nothing. Loop thread.
+
+    Args:
+        endpoint: It declares code or has an image.
+        session: Of this process.
+        kind: Of an image: how it takes requests.
+
+    Raises:
+        ConfigError: It declares nothing, or of an image `kind` is missing.
+        Exception: As `cargo_of`.
+    """
+    config = endpoint.config
+    if config.image is not None and kind is not None:
+        return await session.plan(config, kind=kind)
+    if not endpoint.declares_code:
+        raise ConfigError(f"endpoint {endpoint.name!r} declares nothing that could be deployed")
+    endpoint._check_callable()
+    own = EndpointKind.LOAD_BALANCER if endpoint.routes else EndpointKind.QUEUE
+    packed, _ = in_thread(lambda: _packed(endpoint))  # without beginning the endpoints whose functions it calls
+    return await session.plan(endpoint.config, kind=own, streams=endpoint._streams, cargo=await packed)
+
+
 def cargo_of(endpoint: Endpoint) -> dict[str, str]:
     """Return the variables with the code that an endpoint declares. Endpoints whose functions it calls are begun.
 
@@ -94,7 +119,11 @@ def cargo_of(endpoint: Endpoint) -> dict[str, str]:
         UnpicklableError: Something of it cannot travel.
         PayloadTooLarge: It is more than an environment takes.
     """
+    with starting_others(endpoint):
+        return _packed(endpoint)
+
+
+def _packed(endpoint: Endpoint) -> dict[str, str]:
     routes = [cargo.CargoRoute(route.method, route.path, route.function) for route in endpoint.routes]
     functions = {str(getattr(target, "__name__", target)): target for target in endpoint._targets}
-    with starting_others(endpoint):
-        return cargo.pack(cargo.Cargo(functions, routes))
+    return cargo.pack(cargo.Cargo(functions, routes))

@@ -6,6 +6,8 @@ from __future__ import annotations
 import atexit
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from .errors import ConfigError
@@ -27,6 +29,7 @@ _progress: Progress | None = None
 _session: Session | None = None
 _configured: dict[str, str] = {}
 _script: Path | None = None
+_refusal: str | None = None
 
 
 def configure(*, platform: str | None = None, progress: str | None = None) -> None:
@@ -55,6 +58,17 @@ def work_for(script: Path) -> None:
     """Look for configuration files beside `script` rather than beside this process's own main module."""
     global _script
     _script = script
+
+
+@contextmanager
+def no_session(reason: str) -> Iterator[None]:
+    """Refuse whatever needs the platform while the context lasts, in all threads."""
+    global _refusal
+    _refusal = reason
+    try:
+        yield
+    finally:
+        _refusal = None
 
 
 def settings() -> Settings:
@@ -115,7 +129,13 @@ def platform() -> Platform:
 
 
 def session() -> Session:
-    """Return the session of this process, made on the first ask."""
+    """Return the session of this process, made on the first ask.
+
+    Raises:
+        ConfigError: Nothing may use the platform now, see `no_session`.
+    """
+    if _refusal is not None:
+        raise ConfigError(_refusal)
     global _session
     with _lock:
         if _session is None:

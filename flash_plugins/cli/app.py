@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import typer
 
+from .deploy import deploy, undeploy
 from .doctor import doctor
 from .endpoints import endpoints_app
 from .jobs import jobs_app
 from .logs import logs
+from .plan import plan
 from .platform import platform_app
 
 __all__ = ["app"]
@@ -21,6 +23,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command()(plan)
+app.command()(deploy)
+app.command()(undeploy)
 app.add_typer(endpoints_app, name="endpoints")
 app.command()(logs)
 app.add_typer(jobs_app, name="jobs")

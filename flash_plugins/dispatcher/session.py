@@ -32,6 +32,7 @@ from .window import Poller
 if TYPE_CHECKING:
     from ..images import LocalImage
     from ..platforms.base import Platform
+    from ..platforms.provision import EndpointPlan
     from ..platforms.runpod import EndpointHandle, RunpodClient
 
 __all__ = ["Session"]
@@ -221,14 +222,34 @@ class Session:
         name = str(config.name)
         async with self._provisioning.setdefault(name, asyncio.Lock()):
             client = await self.connected()
-            if config.image is None:
-                env, image_args = self._own_env(client, config, kind, streams=streams), ""
-            elif client.connection.runs_images:
-                env, image_args = {}, ""
-            else:
-                image = await self._local_image(config)
-                env, image_args = dict(image.env), image.args
+            env, image_args = await self._start_of(client, config, kind, streams=streams)
             return await client.ensure_endpoint(config, env, kind=kind, cargo=cargo, image_args=image_args)
+
+    async def plan(
+        self,
+        config: EndpointConfig,
+        *,
+        kind: api.EndpointKind,
+        streams: bool = False,
+        cargo: Mapping[str, str] | None = None,
+    ) -> EndpointPlan:
+        """Return what `provision` would do, and what it would cost. Changes nothing. Loop thread."""
+        from ..platforms.body import Wanted
+
+        client = await self.connected()
+        env, image_args = await self._start_of(client, config, kind, streams=streams)
+        return await client.provisioner.plan(Wanted(config, env, kind, cargo, image_args))
+
+    async def _start_of(
+        self, client: RunpodClient, config: EndpointConfig, kind: api.EndpointKind, *, streams: bool
+    ) -> tuple[dict[str, str], str]:
+        """Return the variables that we add, and the start command of an image where that is not its own."""
+        if config.image is None:
+            return self._own_env(client, config, kind, streams=streams), ""
+        if client.connection.runs_images:
+            return {}, ""
+        image = await self._local_image(config)
+        return dict(image.env), image.args
 
     def _own_env(
         self, client: RunpodClient, config: EndpointConfig, kind: api.EndpointKind, *, streams: bool
