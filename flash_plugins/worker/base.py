@@ -7,7 +7,7 @@ import os
 import site
 from importlib import metadata
 
-__all__ = ["folders", "has", "installed", "limits", "listing"]
+__all__ = ["folders", "has", "installed", "limits", "listing", "needs_for_an_extra"]
 
 
 def folders() -> list[str]:
@@ -55,6 +55,19 @@ def has(requirement: str) -> bool:
         return wanted.specifier.contains(metadata.version(wanted.name), prereleases=True)
     except metadata.PackageNotFoundError:
         return False
+
+
+def needs_for_an_extra(name: str, need: str) -> bool:
+    """Return whether an installed distribution names `need` under one of its extras only."""
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    try:
+        needs = [Requirement(text) for text in metadata.requires(name) or []]
+    except metadata.PackageNotFoundError:
+        return False
+    found = [one for one in needs if canonicalize_name(one.name) == need]
+    return bool(found) and all(one.marker is not None and "extra" in str(one.marker) for one in found)
 
 
 def limits(extras: str) -> list[str]:

@@ -26,7 +26,7 @@ from typing import NoReturn
 
 from ..platforms import api
 
-__all__ = ["cache_root", "enter"]
+__all__ = ["cache_root", "enter", "temporary_root"]
 
 logger = logging.getLogger(__name__)
 
@@ -103,6 +103,11 @@ def cache_root() -> Path:
         logger.debug("%s cannot be made: %s", root, error)
     if os.access(root, os.W_OK | os.X_OK):
         return root
+    return temporary_root()
+
+
+def temporary_root() -> Path:
+    """Return the folder of environments that may vanish with the next start of the machine."""
     return Path(tempfile.gettempdir(), f"flash-plugins-{os.getuid()}", "environments")
 
 
@@ -111,19 +116,25 @@ def _provided(wanted: list[str], deadline: float) -> Path:
     from .installer import build
     from .overlays import provide
 
-    root = cache_root()
-    # What the environment leaves to the base is part of what it is: packages removed there would be missing.
-    content = [wanted, sys.version, sysconfig.get_platform(), sys.prefix, base.folders(), base.listing()]
-    key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:24]
     is_http = os.environ.get(api.HANDLER_ENV) == api.HANDLER_HTTP
     is_accelerated = os.environ.get(api.ACCELERATE_ENV) != "0"
+    # What the environment leaves to the base is part of what it is: packages removed there would be missing.
+    place = [sys.version, sysconfig.get_platform(), sys.prefix, base.folders(), base.listing()]
+    key = hashlib.sha256(json.dumps([wanted, is_http, place]).encode()).hexdigest()[:24]
 
     def fill(folder: Path, final: Path) -> None:
         logger.info("installing %s", ", ".join(wanted))
         extras = "worker,http" if is_http else "worker"
         build(wanted, folder, final, extras=extras, accelerate=is_accelerated, deadline=deadline)
 
-    return provide(root, key, fill, deadline=deadline)
+    root = cache_root()
+    try:
+        return provide(root, key, fill, deadline=deadline)
+    except OSError as error:  # a full quota, or a network file system without locks
+        if root == temporary_root():
+            raise
+        logger.warning("environments cannot be kept in %s (%s), so this one is temporary", root, error)
+        return provide(temporary_root(), key, fill, deadline=deadline)
 
 
 def _listed(variable: str) -> list[str]:

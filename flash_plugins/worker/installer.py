@@ -5,7 +5,7 @@ The environment holds only what the base lacks or has in another version. A `.pt
 folders to its path, so packages of the environment win and everything else is found in the base.
 
 uv takes no notice of packages on such a path, so it is asked twice: to resolve, with the versions of the base as
-its preferences, and to install of that what the base does not have. pip sees the base by itself.
+its preferences, and to install of that what the base does not have (see `lacking`). pip sees the base by itself.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pathlib import Path
 
 from . import base
 
-__all__ = ["InstallFailed", "build", "run_installer"]
+__all__ = ["InstallFailed", "build", "lacking", "run_installer"]
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +36,9 @@ _TAIL_LINES = 14
 _NO_NEWS = ("Looking in ", "WARNING: Location ", "Requirement already satisfied")
 #: The file that leads from the environment to the base.
 _PTH = "_flash_plugins_base.pth"
+#: Variables that would lead an installer elsewhere than into the environment.
+_NOT_FOR_PIP = frozenset({"PYTHONPATH", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_REQUIRE_VIRTUALENV"})
+_NOT_FOR_UV = frozenset({"PYTHONPATH", "VIRTUAL_ENV", "UV_SYSTEM_PYTHON", "UV_PYTHON", "UV_TARGET", "UV_PREFIX"})
 #: Settings of pip that uv knows by other names.
 _PIP_SETTINGS_OF_UV = {
     "PIP_INDEX_URL": "UV_DEFAULT_INDEX",
@@ -137,37 +140,67 @@ def _install_with_uv(
 ) -> None:
     python = str(folder / "bin" / "python")
     here = base.installed()
-    wanted, resolved, lacking = (scratch / name for name in ("wanted.txt", "resolved.txt", "lacking.txt"))
+    wanted, resolved, remaining = (scratch / name for name in ("wanted.txt", "resolved.txt", "remaining.txt"))
     wanted.write_text("\n".join(requirements) + "\n")
     # An output file that exists already holds the versions that uv prefers.
     resolved.write_text("".join(f"{name}=={version}\n" for name, version in here.items()))
     environment = _environment_of_uv()
     run_installer(
-        [uv, "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--python", python,
+        [uv, "pip", "compile", "--quiet", "--no-header", "--annotation-style", "line", "--python", python,
          "--constraint", str(limits), "--output-file", str(resolved), str(wanted)],
         deadline, what="uv pip compile", environment=environment,
     )  # fmt: skip
-    lines = [line.strip() for line in resolved.read_text().splitlines() if line.strip() and not line.startswith("#")]
-    missing = [line for line in lines if not _is_here(line, here)]
+    missing = lacking(resolved.read_text().splitlines(), here)
     if missing:
-        lacking.write_text("\n".join(missing) + "\n")
+        remaining.write_text("\n".join(missing) + "\n")
         run_installer(
-            [uv, "pip", "install", "--no-deps", "--no-progress", "--python", python, "--requirement", str(lacking)],
+            [uv, "pip", "install", "--no-deps", "--no-progress", "--python", python, "--requirement", str(remaining)],
             deadline, what="uv pip install", environment=environment,
         )  # fmt: skip
 
 
-def _is_here(line: str, here: Mapping[str, str]) -> bool:
-    name, _, version = line.partition("==")
+def lacking(resolved: Sequence[str], here: Mapping[str, str]) -> list[str]:
+    """Return of what was resolved what is to be installed over the base.
+
+    Left out is what the base has in that version, and what only such packages need: as they are in the base they do
+    without it. Torch for CPUs, for one, is resolved as the torch of that version that needs 3 GB of CUDA.
+
+    Args:
+        resolved: Lines of `uv pip compile` with annotations: `idna==3.6  # via anyio, -r wanted.txt`.
+        here: Versions in the base, by normalised name.
+    """
+    lines = [line.partition("  # via ") for line in resolved if line.strip() and not line.startswith("#")]
+    wanted = {requirement.strip(): via.split(", ") for requirement, _, via in lines}
+    missing = [requirement for requirement in wanted if not _is_here(requirement, here)]
+    needed: dict[str, str] = {}
+
+    def is_needed(requirement: str) -> bool:
+        name = _name_of(requirement)
+        return any(
+            parent.startswith("-r ") or parent in needed or (parent in here and base.needs_for_an_extra(parent, name))
+            for parent in wanted[requirement]
+        )
+
+    while found := {_name_of(one): one for one in missing if _name_of(one) not in needed and is_needed(one)}:
+        needed.update(found)
+    return [requirement for requirement in missing if _name_of(requirement) in needed]
+
+
+def _is_here(requirement: str, here: Mapping[str, str]) -> bool:
+    name, _, version = requirement.partition("==")
     return bool(version) and here.get(name) == version.partition("+")[0]
 
 
+def _name_of(requirement: str) -> str:
+    return requirement.partition(" @ ")[0].partition("==")[0]
+
+
 def _install_with_pip(requirements: Sequence[str], folder: Path, limits: Path, deadline: float) -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_PIP}
     run_installer(
         [str(folder / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check", "--no-input",
          "--progress-bar=off", "--root-user-action=ignore", "--constraint", str(limits), *requirements],
-        deadline, what="pip install", environment=environment,
+        deadline, what="pip install", environment={**environment, "PIP_USER": "0"},
     )  # fmt: skip
 
 
@@ -189,7 +222,7 @@ def _find_uv() -> str | None:
 
 
 def _environment_of_uv() -> dict[str, str]:
-    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    environment = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_UV}
     for theirs, ours in _PIP_SETTINGS_OF_UV.items():
         if theirs in environment:
             environment.setdefault(ours, environment[theirs])
