@@ -18,6 +18,7 @@ from ..platforms import api
 if TYPE_CHECKING:
     import httpx
 
+    from ..platforms.diagnosis import Watcher
     from ..platforms.runpod import EndpointHandle, RunpodClient
 
 __all__ = ["Readiness", "says_no_worker", "start_error", "start_failure"]
@@ -29,8 +30,6 @@ _PAUSE_S: Final = 0.5
 _MARGIN_S: Final = 1.0
 #: Seconds without a worker after which it is looked for why, each time.
 _LOOK_AFTER_S: Final = 15.0
-#: Lines of a log that a message quotes.
-_LOG_LINES: Final = 40
 
 
 class Readiness:
@@ -53,9 +52,11 @@ class Readiness:
         """
         if time.monotonic() < self._ready_until.get(handle.id, 0.0):
             return
+        from ..platforms.diagnosis import Watcher
         from ..platforms.runpod import RequestTimeout
 
         began_at = looked_at = time.monotonic()
+        watcher = Watcher(client.rest, handle.id, handle.name)
         while True:
             with contextlib.suppress(RequestTimeout):  # held, so there is none yet
                 response = await client.http.exchange("GET", handle.urls["health"], read_timeout_s=_HOLD_S)
@@ -69,7 +70,7 @@ class Readiness:
             now = time.monotonic()
             if now - looked_at > _LOOK_AFTER_S or now - began_at > api.WORKER_INIT_TIMEOUT_S:
                 looked_at = now
-                reason, is_hopeless = await why_not_ready(client, handle)
+                reason, is_hopeless = await _why_not_ready(watcher)
                 if is_hopeless or now - began_at > api.WORKER_INIT_TIMEOUT_S:
                     raise NoWorkers(f"endpoint {handle.name!r} has no worker after {now - began_at:.0f} s: {reason}")
             await asyncio.sleep(_PAUSE_S)
@@ -100,26 +101,10 @@ def start_error(handle: EndpointHandle, failure: str) -> FlashPluginsError:
     return kind(f"no worker of endpoint {handle.name!r} starts: {failure}")
 
 
-async def why_not_ready(client: RunpodClient, handle: EndpointHandle) -> tuple[str, bool]:
+async def _why_not_ready(watcher: Watcher) -> tuple[str, bool]:
     """Return why an endpoint has no worker that is ready, and whether waiting is in vain."""
-    from ..platforms.rest import RestClient
-
-    rest = RestClient(client.http)
     try:
-        found = await rest.workers(handle.id)
-        counts = found.summary
-        ailing = next((worker for worker in found.workers if worker.status == "UNHEALTHY"), None)
-        if ailing is not None:
-            lines = await rest.log_tail(handle.id, ailing.id, lines=_LOG_LINES)
-            log = "\n".join(line.line for line in lines) or "its log is empty"
-            return f"worker {ailing.id} is unhealthy; the end of its log:\n{log}", counts.unhealthy == counts.total
+        found = await watcher.look()
     except FlashPluginsError as error:
         return f"and why could not be found out: {error}", False
-    if counts.throttled:
-        return (
-            f"{counts.throttled} wait for capacity: no machine of the kind is free; allow more GPU or CPU types, or "
-            "more data centers"
-        ), False
-    if counts.initializing:
-        return f"{counts.initializing} still start (a large image or many dependencies take minutes)", False
-    return "none has been started; is workers_max 0, or the account's limit reached?", False
+    return ("a worker runs, and does not answer in time", False) if found is None else (found.text, found.is_fatal)

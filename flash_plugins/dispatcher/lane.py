@@ -12,7 +12,6 @@ Lives on the dispatcher's event loop.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import logging
 import time
@@ -43,8 +42,9 @@ from ..payload import CallEnvelope, Outcome, check_size, decode_failure_text, de
 from ..platforms import api
 from ..replay import replay
 from .call import Call
-from .delay import delay_reason, is_working
+from .delay import delay_reason
 from .stream import StreamCall
+from .watch import Watch
 from .window import PATIENCE_S, Patience, Window
 
 if TYPE_CHECKING:
@@ -70,10 +70,8 @@ _HOLDS_AT_LEAST_S = 0.5
 _PROBE_INTERVAL_S = 60.0
 #: Seconds a new job may be unknown to the platform's other servers (Runpod's 2.0 client waits as long).
 _VISIBILITY_S = 10.0
-#: Seconds that the platform may take to say why calls wait; how long they wait before the user is told; how often.
+#: Seconds that the platform may take to say why calls wait.
 _DELAY_TIMEOUT_S = 1.0
-_DELAY_TOLD_AFTER_S = 60.0
-_DELAY_TOLD_EVERY_S = 600.0
 #: Time to live of a job beyond its execution, ms.
 _TTL_MARGIN_MS = 86_400_000
 
@@ -100,6 +98,8 @@ class Submission:
     is_told_sent: bool = False
     is_asking: bool = False  # for a job: the platform may have one whose id is not known here yet
     moves: int = 0  # from platforms that ended to the next
+    is_running: bool = False  # whether a worker has its job, as far as known
+    verdict: FlashPluginsError | None = None  # what it ends with, whatever comes of its job
 
     @property
     def needs_cancel(self) -> bool:
@@ -148,7 +148,7 @@ class Lane:
         self._carried: set[str] = set()  # digests that were sent at least once
         self._is_held = True  # whether the platform holds /stream, as far as known
         self._probe_at = 0.0  # when to find out again
-        self._delay_told_at = 0.0  # when the user may be told again why calls wait
+        self._watch = Watch(self)
         limit_ms = config.execution_timeout_ms or api.NO_EXECUTION_LIMIT_MS
         self._policy = {
             "executionTimeout": limit_ms,
@@ -159,6 +159,24 @@ class Lane:
     def submissions(self) -> list[Submission]:
         """All calls that are not done."""
         return [*self._queue, *self._flying]
+
+    @property
+    def handle(self) -> EndpointHandle | None:
+        """The endpoint, None until it was made."""
+        return self._handle
+
+    @property
+    def waits(self) -> bool:
+        """Whether the platform has jobs of ours that no worker has taken, as far as known."""
+        return any(one.call.job_id is not None and not one.is_running for one in self._flying)
+
+    def give_up(self, why: str) -> None:
+        """End all calls: the endpoint's workers do not start, and the platform would keep its jobs for ever."""
+        for submission in self.take_queue():
+            self.settle_error(submission, WorkerStartFailed(f"{submission.call!r}: {why}"))
+        for submission in self._flying:
+            submission.verdict = WorkerStartFailed(f"{submission.call!r}: {why}", job_id=submission.call.job_id)
+            self.session.loop.spawn(self._send_cancel(submission))  # which ends the question that is held for it
 
     def enqueue(self, submission: Submission) -> None:
         """Take a new call."""
@@ -190,12 +208,6 @@ class Lane:
         if self._handle is None:
             return "the endpoint is still being created"
         return delay_reason(str(self.config.name), await self.session.client.health(self._handle))
-
-    async def _tell_delay(self) -> None:
-        with contextlib.suppress(FlashPluginsError):  # the calls themselves will tell of it
-            name, health = str(self.config.name), await self.session.client.health(await self._provisioned())
-            if not is_working(health):  # a long queue is no reason to worry
-                logger.warning("calls of endpoint %r wait: %s", name, delay_reason(name, health))
 
     def drop(self, submission: Submission) -> None:
         """Cancel a call wherever it is."""
@@ -259,7 +271,7 @@ class Lane:
             self._flying.discard(submission)
             self.session.move_on(self, gone.reason, unsent=[submission])
         except FlashPluginsError as error:
-            self.settle_error(submission, self.session.explain(error, self))
+            self.settle_error(submission, submission.verdict or self.session.explain(error, self))
         except asyncio.CancelledError:
             ending = JobCancelled("the process is ending", job_id=submission.call.job_id)
             self.settle_error(submission, ending)
@@ -311,7 +323,7 @@ class Lane:
         if job.status.is_terminal and not self.streams:
             return job
         submission.call.job_id = job.id
-        if submission.is_cancelled:
+        if submission.is_cancelled or submission.verdict is not None:
             await self._send_cancel(submission)
         return await self._followed(submission, job)
 
@@ -386,11 +398,11 @@ class Lane:
         sent_at = time.monotonic()
         job_id, status = job.id, job.status
         while True:
-            if status is JobStatus.IN_QUEUE and time.monotonic() > max(
-                sent_at + _DELAY_TOLD_AFTER_S, self._delay_told_at
-            ):
-                self._delay_told_at = time.monotonic() + _DELAY_TOLD_EVERY_S
-                self.session.loop.spawn(self._tell_delay())
+            submission.is_running = status is not JobStatus.IN_QUEUE
+            if submission.is_running:
+                self._watch.note_progress()
+            else:
+                self._watch.begin()
             if self.streams or self._is_held or self._is_probe_due():
                 if isinstance(call, StreamCall):
                     await call._room()
@@ -506,6 +518,7 @@ class Lane:
             submission.is_cancel_done = True  # or it never will be: the end of the process must not wait for it
 
     def _settle(self, submission: Submission, outcome: Outcome) -> None:
+        self._watch.note_progress()
         call = submission.call
         call.execution_s, call.worker_pid = outcome.seconds, outcome.pid
         call.worker_id = outcome.worker or call.worker_id

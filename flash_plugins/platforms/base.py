@@ -50,6 +50,7 @@ class Connection:
         key_advice: What to do when the key is refused, as one clause.
         runs_images: Whether workers start from the endpoint's image; False where `flash_local_image` finds a command
             that stands for it.
+        volume_note: What its user should know when a network volume is created, as one clause.
         keeps_endpoints: Use an endpoint that exists as it is, instead of bringing it up to date: a worker that calls
             another endpoint knows neither its environment nor what else its owner has changed.
     """
@@ -64,6 +65,7 @@ class Connection:
     key_advice: str | None = None
     queue_delay_s: float | None = None
     runs_images: bool = True
+    volume_note: str = "it costs money until it is deleted"
     keeps_endpoints: bool = False
 
     @property

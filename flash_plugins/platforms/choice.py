@@ -12,6 +12,7 @@ from . import api
 from .base import Connection, Platform, RateLimit
 from .local import launch as local
 from .local.launch import RunningPlatform
+from .local.state import volumes_base
 
 __all__ = ["CloudPlatform", "EnclosingPlatform", "LocalPlatform", "choose"]
 
@@ -169,6 +170,7 @@ class LocalPlatform:
                 key_advice=advice,
                 queue_delay_s=api.QUEUE_DELAY_MIN_S,
                 runs_images=False,
+                volume_note=f"a folder below {volumes_base(self._running.run_dir)}",
             )
 
     def lost_reason(self) -> str | None:

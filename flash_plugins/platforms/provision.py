@@ -325,7 +325,8 @@ class Provisioner:
 
     async def _created_volume(self, config: EndpointConfig, volume: NetworkVolume) -> VolumeInfo:
         name, place = str(volume.name), str(volume.place)
-        self._tell(f"network volume {name!r} of {volume.size} GB is created in {place}: it costs money until deleted")
+        note = self._connection.volume_note
+        self._tell(f"network volume {name!r} of {volume.size} GB is created in {place}: {note}")
         try:
             made = await self._rest.create_volume(name=name, size_gb=volume.size, data_center=place)
         except AuthenticationError:

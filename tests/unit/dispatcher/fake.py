@@ -18,7 +18,7 @@ import struct
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -40,6 +40,7 @@ __all__ = [
     "Step",
     "envelope_of",
     "problem",
+    "workers_answer",
 ]
 
 #: Generous: the box may be busy.
@@ -307,6 +308,8 @@ class FakeRunpod:
             return Answer(404, {"error": "no such endpoint"})
         if request.operation in ("run", "runSync"):
             return self._submit(request)
+        if request.operation == "health":
+            return Answer(content={"jobs": {"inQueue": 0}, "workers": {"idle": 1}})
         job = self.jobs.get(request.job_id)
         if job is None:
             return Answer(404, {"error": "no such job"})
@@ -390,6 +393,23 @@ def problem(status: int, detail: str, **more: Any) -> Answer:
     """An error as REST v2 words it."""
     content = {"title": "Refused", "status": status, "detail": detail, **more}
     return Answer(status, content, {"Content-Type": "application/problem+json"})
+
+
+def workers_answer(listing: Sequence[tuple[str, str]]) -> Answer:
+    """Workers by id and status as REST v2 lists them; `STALE` is a starting one of an older configuration."""
+    workers = [
+        {
+            "id": worker_id,
+            "status": "INITIALIZING" if status == "STALE" else status,
+            "isStale": status == "STALE",
+            "gpuCount": 0,
+        }
+        for worker_id, status in listing
+    ]
+    statuses = [worker["status"] for worker in workers]
+    names = ("running", "idle", "initializing", "throttled", "unhealthy")
+    summary = {name: statuses.count(name.upper()) for name in names} | {"total": len(workers)}
+    return Answer(content={"workers": workers, "summary": summary, "endpointVersion": 1})
 
 
 def envelope_of(value: object, *, code: bytes = b"some code") -> CallEnvelope:

@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Why calls wait, in words, and when their user is told."""
+"""Why calls wait, in words."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 
 from flash_plugins import Call, WaitTimeout
-from flash_plugins.dispatcher import lane
 from flash_plugins.dispatcher.delay import delay_reason
 from tests.unit.dispatcher.fake import Answer, FakeRunpod
 
@@ -61,22 +59,3 @@ def test_a_platform_that_cannot_say_leaves_the_reason_out(fake: FakeRunpod, subm
     fake.script("health", Answer(404, {"error": "nothing here"}))
     with pytest.raises(WaitTimeout, match=r"had no outcome after 1.2 s \(sent to the platform\)"):
         submit(1).result(1.2)
-
-
-def test_who_waits_without_a_limit_is_told_once(
-    fake: FakeRunpod, submit: Submit, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(lane, "_DELAY_TOLD_AFTER_S", 0.0)
-    fake.is_slow = True
-    fake.hold_s = 0.05
-    fake.script("health", *[Answer(content=THROTTLED)] * 5)
-    calls = [submit(1), submit(2)]
-    with caplog.at_level(logging.WARNING):
-        fake.wait_for("health")
-        fake.wait_until(lambda: caplog.records, "nobody is told")
-    for job in ("job-1", "job-2"):
-        fake.finish(job)
-    assert [call.result(30) for call in calls] == [1, 2]
-    assert len(fake.seen("health")) == 1
-    (record,) = caplog.records
-    assert "2 workers are waiting for capacity" in record.getMessage()

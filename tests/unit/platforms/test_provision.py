@@ -300,7 +300,7 @@ def test_a_volume_is_created_once_and_found_by_name_and_data_center(fake: FakeRu
     (volume_id,) = set(fake.volumes) - {"other"}
     assert made.volumes == (volume_id,)
     assert made.data_centers == ("EU-RO-1",)
-    assert told == ["network volume 'models' of 50 GB is created in EU-RO-1: it costs money until deleted"]
+    assert told == ["network volume 'models' of 50 GB is created in EU-RO-1: it costs money until it is deleted"]
     assert not fake.seen("patch")
 
 
