@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, overload
 
@@ -17,7 +19,7 @@ from .errors import ConfigError, NotFoundError
 from .hardware import ServerlessType
 from .pending import Pending
 from .platforms.api import EndpointKind
-from .remote import RemoteClass, RemoteFunction, RemoteGenerator, is_generator
+from .remote import RemoteClass, RemoteFunction, RemoteGenerator, is_generator, note_travel
 from .requirements import auto_dependencies
 from .routes import RouteTable
 
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from .payload import CallEnvelope
 
 __all__ = ["Endpoint"]
+
+logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -287,6 +291,8 @@ class Endpoint(EndpointAttributes):
     # -- inside ---------------------------------------------------------------------------------------------
 
     def __getstate__(self) -> dict[str, Any]:
+        if self.routes:
+            note_travel(self)
         # It travels when a function refers to it. The environment may hold secrets, and workers have it already.
         # Routes stay: on a worker they are plain functions, and they would take each other along.
         given = {name: value for name, value in self._given.items() if name not in ("env", "template")}
@@ -307,7 +313,16 @@ class Endpoint(EndpointAttributes):
             ConfigError: The endpoint has no name yet or allows no worker, or the settings name no platform.
         """
         self._check_callable()
-        process.session().start(self.config, streams=self._streams)
+        if not self.routes:
+            process.session().start(self.config, streams=self._streams)
+            return
+        session = process.session()
+        beginning = session.perform(lambda: OwnTarget(self).resolve(session, EndpointKind.LOAD_BALANCER))
+        beginning.add_done_callback(self._note_beginning)
+
+    def _note_beginning(self, beginning: Future[Any]) -> None:
+        if not beginning.cancelled() and (error := beginning.exception()) is not None:
+            logger.warning("endpoint %r could not be made ahead of its first request: %s", self.name, error)
 
     async def _provisioned(self, kind: EndpointKind | None) -> ProvisionedEndpoint:
         handle = await self.client._resolved(process.session(), kind)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import os
 import sys
 import threading
 import warnings
@@ -17,7 +18,7 @@ from typing import Any, Generic, TypeVar
 
 from . import process
 from .dispatcher.threads import wake
-from .errors import ConfigError, WaitTimeout
+from .errors import ConfigError, PlatformUnavailable, WaitTimeout
 
 __all__ = ["Pending"]
 
@@ -43,6 +44,7 @@ class Pending(Coroutine[Any, Any, T], Generic[T]):
         self._misuse = misuse
         self._beginning = threading.Lock()
         self._future: Future[T] | None = None
+        self._process: int | None = None  # that began it
         self._is_closed = False
         self._wait: Coroutine[Any, Any, T] | None = None
 
@@ -120,11 +122,17 @@ class Pending(Coroutine[Any, Any, T], Generic[T]):
             )
 
     def _begin(self) -> Future[T]:
+        if self._process not in (None, os.getpid()) and not (self._future is not None and self._future.done()):
+            raise PlatformUnavailable(
+                f"{self._what} was begun by process {self._process}, from which this process {os.getpid()} was forked; "
+                "its outcome arrives only there: wait for it there, or make a new one here"
+            )
         with self._beginning:
             if self._future is None:
                 if self._is_closed:
                     raise RuntimeError(f"{self._what} was closed before it was sent; make a new one")
                 self._future = process.session().perform(self._work)
+                self._process = os.getpid()
             return self._future
 
     async def _awaited(self) -> T:

@@ -24,7 +24,15 @@ from .settings import worker_endpoint
 if TYPE_CHECKING:
     from .endpoint import Endpoint
 
-__all__ = ["RemoteClass", "RemoteFunction", "RemoteGenerator", "RemoteInstance", "RemoteMethod", "starting_others"]
+__all__ = [
+    "RemoteClass",
+    "RemoteFunction",
+    "RemoteGenerator",
+    "RemoteInstance",
+    "RemoteMethod",
+    "note_travel",
+    "starting_others",
+]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -171,7 +179,7 @@ class RemoteFunction(Mappable[T], Generic[P, T]):
         return self if instance is None else BoundFunction(self, instance)
 
     def __reduce_ex__(self, protocol: object) -> Any:
-        _note_travel(self.endpoint)
+        note_travel(self.endpoint)
         # Made empty first and filled later: the function's own globals may lead back here.
         return type(self).__new__, (type(self),), dict(self.__dict__, _shipped=None)
 
@@ -227,7 +235,7 @@ class RemoteClass(Generic[P, T]):
         return self._class
 
     def __reduce_ex__(self, protocol: object) -> Any:
-        _note_travel(self.endpoint)
+        note_travel(self.endpoint)
         return RemoteClass.__new__, (RemoteClass,), dict(self.__dict__, _shipped=None)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -340,7 +348,8 @@ def _in_place(endpoint: Endpoint, function: Callable[..., Any], args: Any, kwarg
 _travelling: ContextVar[list[Endpoint] | None] = ContextVar("flash_plugins_travelling", default=None)
 
 
-def _note_travel(endpoint: Endpoint) -> None:
+def note_travel(endpoint: Endpoint) -> None:
+    """Note that an endpoint travels to a worker, which may use it."""
     if (travelling := _travelling.get()) is not None and endpoint not in travelling:
         travelling.append(endpoint)
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from ..platforms.runpod import EndpointHandle, RunpodClient
 
-__all__ = ["BalancedRequest"]
+__all__ = ["BalancedRequest", "checked_timeout"]
 
 #: Seconds between two tries while there is no worker (Runpod's documentation suggests 5 to 10).
 _NO_WORKER_PAUSE_S: Final = 5.0
@@ -69,7 +69,7 @@ class BalancedRequest:
         """Return the request; `data` is encoded here and now, so that later changes of it do not travel.
 
         Raises:
-            ConfigError: The path does not begin with `/`, or `data` beside `files` is no mapping.
+            ConfigError: The path does not begin with `/`, `data` beside `files` is no mapping, or the timeout is none.
             TypeError: JSON cannot express the data.
             PayloadTooLarge: The body is over the platform's limit.
         """
@@ -78,6 +78,7 @@ class BalancedRequest:
             raise ConfigError(f"{where}: the path is a text that begins with '/', such as '/predict'")
         if files and data is not None and not isinstance(data, Mapping):
             raise ConfigError(f"{where}: beside files, data is a mapping of form fields, not {type(data).__name__}")
+        checked_timeout(timeout_s, where)
         content = None if data is None or files else to_json(data, f"the data of {where}")
         _check_size(content, where)
         return cls(
@@ -131,6 +132,18 @@ class BalancedRequest:
             _check_size(content, f"{self.method.lower()}({self.path!r})")
             headers["Content-Type"] = form.headers["Content-Type"]
         return str(url), content, list(headers.items())
+
+
+def checked_timeout(timeout_s: object, where: str) -> float:
+    """Return a number of seconds.
+
+    Raises:
+        ConfigError: It is none above 0.
+    """
+    is_number = isinstance(timeout_s, int | float) and not isinstance(timeout_s, bool)
+    if not is_number or not 0 < timeout_s < float("inf"):  # type: ignore[operator]  # it is a number
+        raise ConfigError(f"{where}: timeout={timeout_s!r} is no number of seconds above 0")
+    return float(timeout_s)  # type: ignore[arg-type]  # as above
 
 
 def _refusal(client: RunpodClient, handle: EndpointHandle, response: httpx.Response) -> Exception:

@@ -10,16 +10,16 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, overload
 
 from .. import process
-from ..errors import ConfigError, NotFoundError, PayloadTooLarge
+from ..errors import ConfigError, NotFoundError, PayloadTooLarge, PlatformUnavailable
 from ..pending import Pending
 from ..platforms import api
 from ..platforms.api import EndpointKind
-from .balanced import BalancedRequest
+from .balanced import BalancedRequest, checked_timeout
 from .job import EndpointJob, JobStream
 from .jsonable import to_json
 from .readiness import Readiness
 from .routecall import decoder_of, request_of
-from .targets import is_not_found
+from .targets import is_not_found, was_not_sent
 
 if TYPE_CHECKING:
     from ..dispatcher import Session
@@ -101,10 +101,13 @@ class EndpointClient:
         """
         more = {"webhook": webhook, "policy": policy, **fields}
         body = _job_body(input_data, api.RUNSYNC_MAX_BYTES, "runsync()", more)
-        wait_ms = min(max(int(timeout * 1000), api.RUNSYNC_WAIT_MIN_MS), api.RUNSYNC_WAIT_MAX_MS)
+        wait_ms = min(
+            max(int(checked_timeout(timeout, "runsync()") * 1000), api.RUNSYNC_WAIT_MIN_MS), api.RUNSYNC_WAIT_MAX_MS
+        )
         hold_s = wait_ms / 1000 + _HOLD_SLACK_S
-        work = lambda: self._job("runSync", body=body, query=f"?wait={wait_ms}", read_timeout_s=hold_s)  # noqa: E731
-        return self._pending("runsync()", work)
+        return self._pending(
+            "runsync()", lambda: self._job("runSync", body=body, query=f"?wait={wait_ms}", read_timeout_s=hold_s)
+        )
 
     def status(self, job_id: str) -> Pending[EndpointJob]:
         """Look at a job by its id; the outcome is the job as it is now.
@@ -253,14 +256,18 @@ class EndpointClient:
         *,
         is_of_one_job: bool = False,
     ) -> T:
-        """Return what the endpoint answers; one that somebody deleted is made or looked up again, once."""
+        """Return what the endpoint answers; one that is gone, alone or with its platform, is made or found again, once.
+
+        That is where nothing was sent, or where the platform said that there is no such endpoint.
+        """
         session = process.session()
         handle = await self._target.resolve(session, kind)
         try:
             try:
                 return await session.ask(lambda client: ask(client, handle))
-            except NotFoundError as error:
-                if is_of_one_job or not is_not_found(error) or not self._target.forget(session):
+            except (NotFoundError, PlatformUnavailable) as error:
+                is_gone = was_not_sent(error) or (is_not_found(error) and not is_of_one_job)
+                if not is_gone or not self._target.forget(session):
                     raise
             again = await self._target.resolve(session, kind)
             return await session.ask(lambda client: ask(client, again))

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
 from ..config import EndpointConfig
-from ..errors import ConfigError, NotFoundError
+from ..errors import ConfigError, NotFoundError, PlatformUnavailable
 from ..platforms import api
 from ..platforms.api import EndpointKind
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..platforms.runpod import EndpointHandle
     from ..routes import Route
 
-__all__ = ["ExistingTarget", "ImageTarget", "NamedTarget", "Target", "is_not_found", "other_kind"]
+__all__ = ["ExistingTarget", "ImageTarget", "NamedTarget", "Target", "is_not_found", "other_kind", "was_not_sent"]
 
 
 class Target(Protocol):
@@ -181,6 +181,12 @@ def is_not_found(error: Exception) -> bool:
         return False
     response = getattr(error, "response", None)
     return response is not None and api.WORKER_ID_HEADER not in response.headers
+
+
+def was_not_sent(error: Exception) -> bool:
+    """Return whether the platform was gone before a request could be sent to it: nothing has run."""
+    cause = error.__cause__
+    return isinstance(error, PlatformUnavailable) and getattr(cause, "was_sent", True) is False
 
 
 def other_kind(words: str, kind: EndpointKind) -> ConfigError:

@@ -158,6 +158,8 @@ class LocalPlatform:
         """
         with self._lock:
             if self._running is None or not self._running.is_alive():
+                if self._running is not None:
+                    self._running.let_go()
                 self._running = local.find_running()
                 self._is_ours = self._running is None
                 if self._running is None:

@@ -4,8 +4,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
@@ -23,6 +28,7 @@ from flash_plugins import (
     hookimpl,
     process,
 )
+from flash_plugins.platforms.choice import LocalPlatform
 
 #: Generous: the box may be busy.
 DEADLINE_S = 60.0
@@ -108,6 +114,13 @@ def endpoints_named(name: str) -> list[dict[str, Any]]:
         return [entry for entry in listed["endpoints"] if entry["name"] == name]
 
     return session.perform(ask).result(DEADLINE_S)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 @pytest.mark.asyncio
@@ -241,6 +254,117 @@ async def test_calls_leave_deployed_code_where_it_is() -> None:
     assert before[0]["id"] == made.id
 
 
+queue = Endpoint(name="client-row-20", cpu="cpu5c-4-8")
+
+
+@queue
+def square(x: int, plus: int = 0) -> dict[str, int]:
+    return {"square": x * x + plus}
+
+
+@pytest.mark.asyncio
+async def test_row_20_a_deployed_function_takes_plain_json_by_name() -> None:
+    made = await queue.provision()
+    assert set(made.request_urls) >= {"run", "runSync", "status", "cancel"}
+    job = await queue.runsync({"x": 3})
+    assert job.output == {"square": 9}
+    named = Endpoint(name="client-row-20")
+    jobs = [await named.run({"x": x, "plus": 1}) for x in range(3)]
+    assert [(await job.wait(DEADLINE_S)).output for job in jobs] == [{"square": x * x + 1} for x in range(3)]
+    wrong = await (await named.run({"y": 3})).wait(DEADLINE_S)
+    assert "square() takes x, plus" in wrong.error
+    assert await square(4) == {"square": 16}
+
+
+@pytest.mark.asyncio
+async def test_row_20_no_arguments_are_the_empty_mark() -> None:
+    constant = Endpoint(name="client-empty", cpu="cpu5c-4-8")
+    constant(lambda n=7: n)
+    await constant.provision()
+    key = process.session().platform().connect().key
+    async with httpx.AsyncClient(headers={"Authorization": f"Bearer {key}"}, timeout=DEADLINE_S) as client:
+        urls = (await constant.provision()).request_urls
+        answer = await client.post(urls["runSync"], json={"input": {"__empty": True}})
+    assert answer.json()["output"] == 7
+    assert (await constant.runsync({})).output == 7
+
+
+PROGRAM = """
+import asyncio
+from flash_plugins import Endpoint
+
+async def main():
+    print((await Endpoint(name="client-row-20").runsync({"x": 5})).output)
+    print(await Endpoint(name="client-api").client.post("/predict", {"text": "z"}))
+
+asyncio.run(main())
+print(Endpoint(name="client-api").client.get("/items/x").result(60))
+"""
+
+
+@pytest.mark.asyncio
+async def test_row_20_another_program_needs_neither_the_code_nor_the_script() -> None:
+    await asyncio.gather(queue.provision(), api.provision())
+    connection = process.session().platform().connect()
+    environment = {
+        **os.environ,
+        "FLASH_PLATFORM": "runpod",
+        "RUNPOD_API_BASE_URL": connection.api_base,
+        "RUNPOD_API_KEY": connection.key,
+    }
+    done = await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True
+    )
+    assert done.stdout.splitlines() == ["{'square': 25}", "{'text': 'z'}", "['x', 0]"], done.stderr
+
+
+@pytest.mark.asyncio
+async def test_requests_of_one_worker_run_side_by_side() -> None:
+    wide = Endpoint(name="client-wide", cpu="cpu5c-4-8")
+    barriers: list[asyncio.Barrier] = []
+
+    @wide.get("/meet")
+    async def meet() -> bool:
+        if not barriers:
+            barriers.append(asyncio.Barrier(4))
+        async with barriers[0]:
+            return True
+
+    assert await asyncio.gather(*(wide.client.get("/meet") for _ in range(4))) == [True] * 4
+
+
+@pytest.mark.asyncio
+async def test_a_platform_that_ended_is_started_again_by_the_next_request() -> None:
+    again = Endpoint(name="client-again", cpu="cpu5c-4-8")
+    again.get("/x")(lambda: 1)
+    assert await again.client.get("/x") == 1
+    platform = process.session().platform()
+    assert isinstance(platform, LocalPlatform)
+    assert platform._running is not None
+    os.kill(platform._running.pid, signal.SIGKILL)
+    await asyncio.to_thread(wait_until, lambda: platform.lost_reason() is not None)
+    assert await again.client.get("/x") == 1
+
+
+def test_start_deploys_routes_ahead_of_their_first_request() -> None:
+    early = Endpoint(name="client-early", cpu="cpu5c-4-8")
+    early.get("/x")(lambda: 1)
+    early.start()
+    wait_until(lambda: bool(endpoints_named("client-early")))
+    assert endpoints_named("client-early")[0]["type"] == "LOAD_BALANCER"
+
+
+def test_a_function_may_send_requests_to_routes_of_the_same_program() -> None:
+    caller = Endpoint(name="client-caller", cpu="cpu5c-4-8")
+
+    @caller
+    async def ask(text: str) -> str:
+        answer: dict[str, str] = await api.client.post("/predict", {"text": text, "n": 2})
+        return answer["text"]
+
+    assert ask("ab").result(DEADLINE_S) == "abab"
+
+
 @pytest.mark.asyncio
 async def test_what_nobody_deployed_is_not_found() -> None:
     with pytest.raises(NotFoundError, match=r"has no endpoint 'client-nothing'"):
@@ -262,7 +386,7 @@ async def test_row_34_an_image_is_provisioned_by_its_first_request_and_once() ->
     assert answers == [{"path": "/v1/completions", "body": '{"prompt":"x"}', "model": "m"}] * 4
     (made,) = endpoints_named("client-vllm")
     assert (made["type"], made["image"]) == ("LOAD_BALANCER", "stub/http")
-    assert not [name for name in made["env"] if name.startswith("FLASH_PLUGINS")]
+    assert "FLASH_PLUGINS_HANDLER" not in made["env"]  # its workers are none of ours
     with pytest.raises(ConfigError, match="is load-balanced"):
         await vllm.run({})
     await vllm.delete()

@@ -90,9 +90,15 @@ class RunningPlatform:
         deadline = time.monotonic() + timeout_s
         while self.run_dir.exists() and time.monotonic() < deadline:
             time.sleep(0.01)
+        self.let_go()
+        forget_state(self.pid)
+
+    def let_go(self) -> None:
+        """Close what connects this process with it. Then it ends, if it has not ended."""
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()
         if self._log is not None:
             self._log.close()
-        forget_state(self.pid)
 
     def _wait(self, timeout_s: float) -> bool:
         if self._process is not None:

@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import gc
 import inspect
+import os
 import threading
 import warnings
 from collections.abc import Callable
@@ -382,3 +384,36 @@ def test_pending_says_how_far_it_is(server: ScriptedServer, endpoint: Endpoint) 
     assert repr(pending) == "<Pending GET '/x' of endpoint 'abc': not sent yet>"
     pending.result()
     assert repr(pending).endswith(": done>")
+
+
+@pytest.mark.parametrize("timeout_s", [0, -1, "60", None, True, float("inf")])
+def test_a_timeout_is_a_number_above_zero(endpoint: Endpoint, timeout_s: Any) -> None:
+    for ask in (lambda: endpoint.get("/x", timeout=timeout_s), lambda: endpoint.runsync(1, timeout=timeout_s)):
+        with pytest.raises(ConfigError, match="timeout="):
+            ask()
+
+
+def test_a_forked_child_is_not_left_waiting(server: ScriptedServer, endpoint: Endpoint) -> None:
+    server.script("GET /lb/abc/slow", Answer(1, after_s=60))
+    pending = endpoint.get("/slow")
+    with pytest.raises(flash_plugins.WaitTimeout):
+        pending.result(0.05)
+    child = os.fork()
+    if child == 0:
+        code = 1
+        with contextlib.suppress(flash_plugins.PlatformUnavailable):
+            pending.result(10)
+            code = 2
+        os._exit(0 if code == 1 else code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    pending.close()
+
+
+def test_the_end_of_the_session_ends_what_waits(server: ScriptedServer, endpoint: Endpoint) -> None:
+    server.script("GET /lb/abc/slow", Answer(1, after_s=60))
+    pending = endpoint.get("/slow")
+    with pytest.raises(flash_plugins.WaitTimeout):
+        pending.result(0.05)
+    flash_plugins.close()
+    with pytest.raises(flash_plugins.PlatformUnavailable, match="ending"):
+        pending.result(30)
