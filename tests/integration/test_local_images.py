@@ -8,16 +8,17 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
-from flash_plugins import ConfigError, EndpointConfig, process
+from flash_plugins import ConfigError, Endpoint, ServerlessType, process
 from flash_plugins.platforms.local.launch import RunningPlatform, launch
-from flash_plugins.platforms.runpod import EndpointHandle
 from tests.integration.local_support import WORKERS, Client, is_running, wait_for, wait_until_gone
 
-#: Stands in for Docker: an engine that "runs" any image as the echo worker, with the variables of `--env` only.
+#: Stands in for Docker: an engine that "runs" any image as the echo worker, or as the stub server where
+#: it gets a `PORT`, with the variables of `--env` only.
 FAKE_DOCKER = """#!PYTHON
 import json, os, signal, subprocess, sys
 
@@ -29,8 +30,9 @@ words = sys.argv[1:]
 if words[0] == "run":
     names = [words[place + 1] for place, word in enumerate(words) if word == "--env"]
     env = {name: os.environ[name] for name in names if name in os.environ}
+    script = "STUB" if "PORT" in env else "ECHO"
     # The engine's child, not the client's: it survives what happens to the client.
-    container = subprocess.Popen([sys.executable, "ECHO"], env=env, start_new_session=True)
+    container = subprocess.Popen([sys.executable, script], env=env, start_new_session=True)
     with open(words[words.index("--cidfile") + 1], "x") as file:
         file.write(str(container.pid))
     note(pid=container.pid)
@@ -58,35 +60,44 @@ def platform(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Runnin
         running.stop()
 
 
-def provision(image: str, **parameters: object) -> EndpointHandle:
-    config = EndpointConfig.from_parameters("served", {"image": image, "cpu": "cpu3c-1-2", **parameters})
-    session = process.session()
-    session.platform()
-    handle: EndpointHandle = session.loop.call(session.provision(config, streams=False), 60.0)
-    return handle
-
-
-def run_job(client: Client, endpoint_id: str, wanted: object) -> dict[str, object]:
+def run_job(client: Client, endpoint_id: str, wanted: object) -> None:
     job = client.ok("POST", f"/v2/{endpoint_id}/run", {"input": wanted})
-    finished: dict[str, object] = client.finished(endpoint_id, job["id"])
+    finished = client.finished(endpoint_id, job["id"])
     assert finished["status"] == "COMPLETED", finished
-    return finished
+
+
+def served(image: str, **parameters: Any) -> Endpoint:
+    return Endpoint(name="served", image=image, cpu="cpu3c-1-2", **parameters)
+
+
+def queue(image: str, **parameters: Any) -> str:
+    """Provision an image that takes jobs and return the endpoint's id."""
+    return served(image, **parameters).provision(ServerlessType.QB).result(60).id
 
 
 def test_a_queue_image_is_a_worker_of_the_official_sdk(platform: RunningPlatform, tmp_path: Path) -> None:
     (tmp_path / "handler.py").write_text((WORKERS / "echo.py").read_text())
     (tmp_path / "flash-plugins.toml").write_text("[local.images]\n'acme/echo:*' = 'LEVEL=$LEVEL python handler.py'\n")
-    handle = provision("acme/echo:1.2", env={"LEVEL": "9"})
-    client = Client.of(platform)
-    shown = client.ok("GET", f"/v2/serverless/{handle.id}")
-    assert shown["image"] == "acme/echo:1.2"
+    endpoint = served("acme/echo:1.2", env={"LEVEL": "9"})
+    job = endpoint.runsync({"x": 3}).result(60)
+    assert job.output["echo"] == {"x": 3}
+    assert psutil.Process(job.output["pid"]).environ()["LEVEL"] == "9"
+    [shown] = Client.of(platform).ok("GET", "/v2/serverless")["endpoints"]
+    assert (shown["type"], shown["image"]) == ("QUEUE", "acme/echo:1.2")
     assert "handler.py" in shown["args"]
-    output = run_job(client, handle.id, {"x": 3})["output"]
-    assert isinstance(output, dict)
-    assert output["echo"] == {"x": 3}
-    environment = psutil.Process(int(output["pid"])).environ()
-    assert environment["LEVEL"] == "9"
-    assert provision("acme/echo:1.2", env={"LEVEL": "9"}).id == handle.id
+    assert queue("acme/echo:1.2", env={"LEVEL": "9"}) == shown["id"]
+
+
+def test_a_load_balanced_image_serves_on_its_port(platform: RunningPlatform, tmp_path: Path) -> None:
+    (tmp_path / "serve.py").write_text((WORKERS / "openai_stub.py").read_text())
+    (tmp_path / "flash-plugins.toml").write_text(
+        "[local.images]\n'*' = 'false'\n'vllm/vllm-openai:*' = 'python serve.py --port $PORT'\n"
+    )
+    vllm = served("vllm/vllm-openai:latest", env={"MODEL": "tiny"})
+    assert vllm.get("/v1/models").result(60) == {"data": [{"id": "tiny"}]}
+    assert vllm.post("/v1/completions", {"prompt": "hi"}).result(60) == {"choices": [{"text": "echo hi"}]}
+    [shown] = Client.of(platform).ok("GET", "/v2/serverless")["endpoints"]
+    assert (shown["type"], shown["image"]) == ("LOAD_BALANCER", "vllm/vllm-openai:latest")
 
 
 def test_an_image_that_nothing_stands_for_creates_nothing(
@@ -94,7 +105,7 @@ def test_an_image_that_nothing_stands_for_creates_nothing(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigError, match=r"Docker is not installed.*flash-plugins\.toml"):
-        provision("acme/echo:1.2")
+        served("acme/echo:1.2").run({"x": 3}).result(60)
     assert Client.of(platform).ok("GET", "/v2/serverless") == {"endpoints": []}
 
 
@@ -103,7 +114,11 @@ def docker_notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A fake Docker on PATH; returns where it notes what it was asked."""
     docker = tmp_path / "bin" / "docker"
     docker.parent.mkdir()
-    docker.write_text(FAKE_DOCKER.replace("PYTHON", sys.executable).replace("ECHO", str(WORKERS / "echo.py")))
+    scripts = {"PYTHON": sys.executable, "ECHO": str(WORKERS / "echo.py"), "STUB": str(WORKERS / "openai_stub.py")}
+    text = FAKE_DOCKER
+    for name, path in scripts.items():
+        text = text.replace(name, path)
+    docker.write_text(text)
     docker.chmod(0o755)
     monkeypatch.setenv("PATH", f"{docker.parent}{os.pathsep}{os.environ['PATH']}")
     return docker.with_name("docker.notes")
@@ -116,21 +131,28 @@ def noted(notes: Path) -> list[dict[str, object]]:
 def test_docker_runs_an_image_whose_container_ends_with_its_worker(
     docker_notes: Path, platform: RunningPlatform
 ) -> None:
-    handle = provision("acme/echo:1.2", env={"LEVEL": "9"})
+    endpoint_id = queue("acme/echo:1.2", env={"LEVEL": "9"})
     client = Client.of(platform)
-    assert run_job(client, handle.id, {"x": 3})["workerId"]
+    run_job(client, endpoint_id, {"x": 3})
     container = int(str(noted(docker_notes)[0]["pid"]))
     assert psutil.Process(container).environ()["LEVEL"] == "9"
-    client.request("DELETE", f"/v2/serverless/{handle.id}")
+    client.request("DELETE", f"/v2/serverless/{endpoint_id}")
     wait_until_gone([container])
     wait_for(lambda: {"removed": str(container)} in noted(docker_notes))
 
 
+def test_docker_serves_http_on_the_port_that_the_platform_chose(docker_notes: Path, platform: RunningPlatform) -> None:
+    vllm = served("vllm/vllm-openai:latest")
+    assert vllm.post("/v1/completions", {"prompt": "hi"}).result(60) == {"choices": [{"text": "echo hi"}]}
+    container = int(str(noted(docker_notes)[0]["pid"]))
+    vllm.delete().result(60)
+    wait_until_gone([container])
+
+
 @pytest.mark.parametrize("how", ["stopped", "killed"])
 def test_docker_containers_end_with_the_platform(docker_notes: Path, platform: RunningPlatform, how: str) -> None:
-    handle = provision("acme/echo:1.2")
-    client = Client.of(platform)
-    run_job(client, handle.id, {"x": 3})
+    endpoint_id = queue("acme/echo:1.2")
+    run_job(Client.of(platform), endpoint_id, {"x": 3})
     container = int(str(noted(docker_notes)[0]["pid"]))
     assert is_running(container)
     if how == "stopped":
