@@ -8,22 +8,38 @@ for the comparison, and nothing refused: a difference is most often harmless.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 
-from ..code.distributions import MACHINERY, distribution_of
+from ..code.distributions import MACHINERY, distribution_of, normalised
+from ..platforms import api
 
 __all__ = ["Handshake"]
 
 logger = logging.getLogger(__name__)
 
+#: A requirement with versions or an address: its name comes first.
+_CONSTRAINED = re.compile(r"\s*([A-Za-z0-9._-]+)\s*(?:\[[^]]*\])?\s*\(?[<>=!~@]")
+
 
 class Handshake:
-    """Compares what calls state with what is installed here. One per process; thread-safe."""
+    """Compares what calls state with what is installed here. One per process; thread-safe.
 
-    def __init__(self) -> None:
+    Args:
+        dependencies: What the endpoint asks for. A version that its user chose is no surprise to warn of.
+    """
+
+    def __init__(self, dependencies: Iterable[str] = ()) -> None:
+        self._chosen = MACHINERY.union(filter(None, map(_constrained, dependencies)))
         self._seen: set[frozenset[tuple[str, str]]] = set()
         self._told: set[str] = set()
+
+    @classmethod
+    def of(cls, environ: Mapping[str, str]) -> Handshake:
+        """Return that of a worker with this environment."""
+        return cls(json.loads(environ.get(api.DEPENDENCIES_ENV) or "[]"))
 
     def warn(self, packages: Mapping[str, str]) -> None:
         """Log one line, which the caller is shown, if packages differ that no line has named yet.
@@ -38,7 +54,7 @@ class Handshake:
         differing = {
             wanted: here
             for wanted, here in _differing(packages).items()
-            if wanted not in self._told and wanted.partition("==")[0] not in MACHINERY
+            if wanted not in self._told and wanted.partition("==")[0] not in self._chosen
         }
         if differing:
             self._told.update(differing)
@@ -60,6 +76,12 @@ class Handshake:
         with contextlib.suppress(Exception):  # a class of the user's may refuse notes; the error itself matters more
             for note in notes:
                 error.add_note(note)
+
+
+def _constrained(requirement: str) -> str | None:
+    """Return the name of a requirement that allows certain versions only; None of others."""
+    match = _CONSTRAINED.match(requirement)
+    return normalised(match[1]) if match else None
 
 
 def _differing(packages: Mapping[str, str]) -> dict[str, str]:

@@ -86,7 +86,7 @@ def _opened(health_path: str) -> Door | None:
 def _loaded(health_path: str) -> Application | None:
     """Return the application; None, with the reason in the log, where there can be none."""
     started_at = time.monotonic()
-    handshake, packages = Handshake(), cargo.packages_in(os.environ)
+    handshake, packages = Handshake.of(os.environ), cargo.packages_in(os.environ)
     try:
         try:
             from .application import Application, RouteError

@@ -91,7 +91,7 @@ class Runner:
         self._link = link
         self._preparer = preparer
         self._deployed = deployed
-        self._handshake = Handshake()
+        self._handshake = Handshake.of(os.environ)
         self._concurrency = concurrency
         self._worker_id = worker_id
         self._streams = streams

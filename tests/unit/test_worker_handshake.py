@@ -46,6 +46,22 @@ def test_what_pickles_of_functions_always_refer_to_is_no_news(caplog: pytest.Log
     assert lines(caplog) == []
 
 
+@pytest.mark.parametrize("chosen", ["pluggy==1", "Pluggy >= 1", "pluggy[x]<9", "pluggy @ https://example.com/p.whl"])
+def test_a_version_that_the_user_chose_is_no_surprise(chosen: str, caplog: pytest.LogCaptureFixture) -> None:
+    handshake = Handshake(["attrs", chosen])
+    handshake.warn(OTHER)
+    assert lines(caplog) == []
+    error = AttributeError("Can't get attribute 'NewClass'")
+    handshake.explain(error, OTHER, is_loading=True)
+    assert "this process 0.1" in error.__notes__[0]
+
+
+@pytest.mark.parametrize("listed", ["pluggy", "pluggy[x]", "pluggy; python_version > '3'", "other==1"])
+def test_a_package_that_is_listed_without_a_version_may_surprise(listed: str, caplog: pytest.LogCaptureFixture) -> None:
+    Handshake([listed]).warn(OTHER)
+    assert len(lines(caplog)) == 1
+
+
 def test_an_error_while_loading_names_versions_and_what_to_pin() -> None:
     error = AttributeError("Can't get attribute 'NewClass'")
     Handshake().explain(error, OTHER, is_loading=True)
