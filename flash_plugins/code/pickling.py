@@ -44,6 +44,10 @@ _rebuilt_here: weakref.WeakSet[type] = weakref.WeakSet()
 #: Held from looking for a class that came by value until it is in `_rebuilt_here`.
 _rebuilding = threading.RLock()
 
+#: Where a model of pydantic keeps the variables of the function, or notebook, around it, whatever they are. They are
+#: only for names in annotations that were not known when the class was made.
+_PARENT_NAMESPACE = "__pydantic_parent_namespace__"
+
 #: How many decorators around a function are looked through.
 _DECORATORS_LIMIT = 8
 
@@ -227,6 +231,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is unty
         if reduced is NotImplemented or reduced[-1] is not _cloudpickle._class_setstate:
             return reduced
         make, arguments, state, *_ = reduced
+        if _PARENT_NAMESPACE in state[0]:
+            state[0][_PARENT_NAMESPACE] = None
         return _find_or_make_class, (make, *arguments), state, None, None, _set_class_state
 
     def _reduce_module(self, module: types.ModuleType) -> typing.Any:

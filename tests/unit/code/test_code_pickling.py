@@ -225,3 +225,14 @@ def test_the_marks_of_dataclasses_stay_themselves() -> None:
     missing, keyword_only = typing.cast("list[object]", loads(dumps(marks, what="marks").data))
     assert missing is dataclasses.MISSING
     assert keyword_only is dataclasses.KW_ONLY
+
+
+def test_a_model_does_not_take_the_variables_around_it_along() -> None:
+    pydantic = require("pydantic")
+    lock = threading.Lock()
+
+    class Item(pydantic.BaseModel):  # type: ignore[name-defined,misc]
+        name: str
+
+    assert dumps(Item, what="Item").data
+    assert lock is not None
