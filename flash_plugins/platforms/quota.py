@@ -4,13 +4,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import time
 
 __all__ = ["Quota"]
 
+logger = logging.getLogger(__name__)
+
 #: Longest wait for a window to end, seconds: longer ones (an hour, a day) are left to the platform's refusal.
 _LONGEST_WAIT_S = 120.0
+
+#: Longer waits than this are said, seconds.
+_QUIET_PAUSE_S = 5.0
 
 #: `"minute";r=59;t=12` of the header `RateLimit`: requests left, and seconds until there are more.
 _WINDOW = re.compile(r'"?([\w-]+)"?((?:\s*;\s*\w+\s*=\s*[\d.]+)+)')
@@ -33,6 +39,8 @@ class Quota:
     async def turn(self) -> None:
         """Wait until the platform takes one more request."""
         pause_s = self._pause_s()
+        if pause_s > _QUIET_PAUSE_S:
+            logger.warning("the platform takes no more requests of this key for %.0f s, which are waited for", pause_s)
         while pause_s > 0:
             await asyncio.sleep(pause_s)
             pause_s = self._pause_s()  # another answer may have said more meanwhile

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
@@ -35,6 +36,8 @@ from .quota import Quota
 
 __all__ = ["RestClient"]
 
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 #: How often a request is sent at most, the first pause between two tries, and the longest, seconds.
@@ -46,6 +49,8 @@ _TRY_FOR_S: Final = 60.0
 RATE_PATIENCE_S: Final = 600.0
 #: Answers of proxies and of a service that starts or is too busy: they may be different a moment later.
 _PASSING: Final = frozenset({502, 503, 504})
+#: Longer pauses than this are said, seconds.
+_QUIET_PAUSE_S: Final = 5.0
 #: Most pages of one list: no account has as much, and a service that repeats itself must not hold us for ever.
 _MAX_PAGES: Final = 1_000
 #: A stream of log lines that ended sooner than this, with nothing new, is over rather than cut.
@@ -254,6 +259,8 @@ class RestClient:
                 return response
             tries += not is_limit
             self._check_patience(failure, began_at, tries, pause_s)
+            if pause_s > _QUIET_PAUSE_S:
+                logger.warning("%s; it is tried again in %.0f s", failure, pause_s)
             await asyncio.sleep(pause_s)
 
     def _check_patience(

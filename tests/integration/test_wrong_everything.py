@@ -245,5 +245,5 @@ def test_a_dependency_of_routes_that_does_not_exist_is_one_error_too() -> None:
     require_registry()
     api = Endpoint(name="wrong-dependency", cpu="cpu5c-4-8", dependencies=["flash-plugins-no-such-package"])
     api.get("/x")(lambda: 1)
-    with pytest.raises(NoWorkers, match="No matching distribution found for flash-plugins-no-such-package"):
+    with pytest.raises(DependencyError, match="No matching distribution found for flash-plugins-no-such-package"):
         api.client.get("/x").result(DEADLINE_S)

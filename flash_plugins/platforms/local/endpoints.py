@@ -40,8 +40,6 @@ _WORKERS_LIMIT = 1_000
 _COUNT_DIGITS = 15
 #: GB of memory per vCPU by the last letter of a CPU flavor (compute, general, memory), from the catalog.
 _CPU_MEMORY_GB = {"c": 2, "g": 4, "m": 8}
-#: Changes of these make a new version: workers of the old one are replaced.
-_CONTAINER_FIELDS = frozenset({"image", "args", "disk", "env", "ports", "registry", "gpu", "cpu", "networkVolumes"})
 _PORT_MAX = 65_535
 #: Shown in an answer when the endpoint has them.
 _OPTIONAL_FIELDS = ("image", "args", "disk", "env", "ports", "registry")
@@ -209,7 +207,7 @@ def update_endpoint(spec: EndpointSpec, patch: JsonObject) -> EndpointSpec:
     if "gpu" in patch:
         fields["gpu"] = _merged_gpu(old.get("gpu", {}), patch["gpu"])
     _check_rules(fields)
-    is_release = any(fields.get(name) != old.get(name) for name in _CONTAINER_FIELDS)
+    is_release = any(fields.get(name) != old.get(name) for name in api.RELEASE_FIELDS)
     return replace(spec, fields=fields, version=spec.version + is_release)
 
 
