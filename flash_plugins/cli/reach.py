@@ -9,16 +9,18 @@ from collections.abc import AsyncIterator
 from ..errors import ApiError, AuthenticationError, PlatformError
 from ..platforms import api
 from ..platforms.base import Connection
+from ..platforms.diagnosis import Cause, Watcher
 from ..platforms.models import EndpointInfo
 from ..platforms.runpod import EndpointKind, RunpodClient, TransportFailure
 from .connection import handle_of, list_endpoints
 from .findings import Finding, State
-from .stuck import stuck_reason
 
 __all__ = ["platform_findings"]
 
 #: Seconds that a host may take to answer.
 _ANSWER_TIMEOUT_S = 10.0
+#: Seconds until an endpoint without a worker is looked at again.
+_SECOND_LOOK_S = 2.0
 
 
 def platform_findings(connection: Connection) -> list[Finding]:
@@ -50,19 +52,34 @@ async def _management(client: RunpodClient) -> AsyncIterator[Finding]:
     yield Finding("management", State.OK, f"{base} answers; {len(endpoints)} endpoints")
     for endpoint in endpoints:
         try:
-            reason = await _stuck(client, endpoint)
+            trouble = await _trouble(client, endpoint)
         except PlatformError as error:
-            reason = str(error)
-        if reason is not None:
-            yield Finding(f"endpoint {endpoint.name}", State.WRONG, reason)
+            trouble = Finding(f"endpoint {endpoint.name}", State.WRONG, str(error))
+        if trouble is not None:
+            yield trouble
 
 
-async def _stuck(client: RunpodClient, endpoint: EndpointInfo) -> str | None:
-    now = await client.rest.workers(endpoint.id)
+async def _trouble(client: RunpodClient, endpoint: EndpointInfo) -> Finding | None:
+    """Return why an endpoint does not get on with its work; None where it does, and where it has none."""
+    watcher = Watcher(client.rest, endpoint.id, endpoint.name)
+    found = await watcher.look()
+    waiting = 0 if found is None else await _waiting(client, endpoint)
+    if waiting and found is not None and found.cause is Cause.NO_WORKER:  # one may be about to start
+        await asyncio.sleep(_SECOND_LOOK_S)
+        found = await watcher.look()
+    if found is None or not (waiting or found.cause in (Cause.UNHEALTHY, Cause.ENDING)):
+        return None
+    waits = "1 job waits: " if waiting == 1 else f"{waiting} jobs wait: " if waiting else ""
+    state = State.NOTE if found.cause is Cause.STARTING else State.WRONG
+    return Finding(f"endpoint {endpoint.name}", state, waits + found.text)
+
+
+async def _waiting(client: RunpodClient, endpoint: EndpointInfo) -> int:
+    """Return how many jobs wait; the health of a load-balanced endpoint is that of one worker and does not tell."""
     if endpoint.kind is EndpointKind.LOAD_BALANCER or "health" not in endpoint.urls:
-        return stuck_reason(endpoint, now, {})
+        return 0
     health = await client.health(handle_of(endpoint))
-    return stuck_reason(endpoint, now, health.get("jobs") or {})
+    return int((health.get("jobs") or {}).get("inQueue") or 0)
 
 
 async def _job_host(client: RunpodClient) -> Finding:

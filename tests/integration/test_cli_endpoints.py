@@ -113,12 +113,21 @@ def test_doctor_names_a_platform_that_does_not_exist(empty: None, monkeypatch: p
     assert "'moon'" in said(findings, "platform")
 
 
-def test_doctor_finds_a_stuck_endpoint(platform: RunningPlatform) -> None:
+def test_doctor_finds_stuck_endpoints_and_says_why(platform: RunningPlatform) -> None:
     client = Client.of(platform)
-    stuck = client.create(ECHO, name="stuck", workers={"min": 0, "max": 0})
-    client.create(ECHO, name="fine")
-    client.ok("POST", f"/v2/{stuck}/run", {"input": {"x": 1}})
+    broken = f"{sys.executable} -c \"import time; print('no model', flush=True); time.sleep(600)\""
+    endpoints = {
+        "stuck": client.create(ECHO, name="stuck", workers={"min": 0, "max": 0}),
+        "slow": client.create(broken, name="slow"),
+    }
+    client.create(ECHO, name="idle")
+    for endpoint in endpoints.values():
+        client.ok("POST", f"/v2/{endpoint}/run", {"input": {"x": 1}})
+    wait_for(lambda: client.workers(endpoints["slow"]))
     findings = flash_json("doctor", code=1)
     assert states(findings)["management"] == states(findings)["job API"] == "ok"
-    assert "workers.max is 0" in said(findings, "endpoint stuck")
-    assert "endpoint fine" not in states(findings)
+    assert states(findings)["endpoint stuck"] == "wrong"
+    assert "1 job waits: workers.max is 0" in said(findings, "endpoint stuck")
+    assert states(findings)["endpoint slow"] == "note"  # it may still come
+    assert "no model" in said(findings, "endpoint slow")
+    assert "endpoint idle" not in states(findings)
