@@ -46,7 +46,7 @@ class EndpointClient:
 
     def __init__(self, target: Target) -> None:
         self._target = target
-        self._readiness = Readiness()
+        self._readiness = Readiness(lambda text, name: process.session().tell(text, name))
 
     def __repr__(self) -> str:
         return f"<EndpointClient of {self._target.words}>"

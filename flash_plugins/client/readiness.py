@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import DependencyError, FlashPluginsError, NoWorkers
@@ -18,7 +19,7 @@ from ..platforms import api
 if TYPE_CHECKING:
     import httpx
 
-    from ..platforms.diagnosis import Watcher
+    from ..platforms.diagnosis import Diagnosis, Watcher
     from ..platforms.runpod import EndpointHandle, RunpodClient
 
 __all__ = ["Readiness", "says_no_worker", "start_error", "start_failure"]
@@ -33,13 +34,20 @@ _LOOK_AFTER_S: Final = 15.0
 
 
 class Readiness:
-    """What is known about the workers of one endpoint. Loop thread."""
+    """What is known about the workers of one endpoint. Loop thread.
 
-    def __init__(self) -> None:
+    Args:
+        tell: Takes a line for the user, and the name of the endpoint.
+    """
+
+    def __init__(self, tell: Callable[[str, str], object]) -> None:
+        self._tell = tell
         self._ready_until: dict[str, float] = {}
+        self._told: str | None = None
 
     def note(self, handle: EndpointHandle, idle_timeout_s: float) -> None:
         """A worker has answered just now."""
+        self._told = None
         self._ready_until[handle.id] = time.monotonic() + max(idle_timeout_s - _MARGIN_S, 0.0)
 
     async def wait(self, client: RunpodClient, handle: EndpointHandle, idle_timeout_s: float) -> None:
@@ -70,9 +78,14 @@ class Readiness:
             now = time.monotonic()
             if now - looked_at > _LOOK_AFTER_S or now - began_at > api.WORKER_INIT_TIMEOUT_S:
                 looked_at = now
-                reason, is_hopeless = await _why_not_ready(watcher)
-                if is_hopeless or now - began_at > api.WORKER_INIT_TIMEOUT_S:
-                    raise NoWorkers(f"endpoint {handle.name!r} has no worker after {now - began_at:.0f} s: {reason}")
+                found = await _look(watcher)
+                if found.is_fatal or now - began_at > api.WORKER_INIT_TIMEOUT_S:
+                    raise NoWorkers(
+                        f"endpoint {handle.name!r} has no worker after {now - began_at:.0f} s: {found.text}"
+                    )
+                if self._told != found.cause:  # several requests may wait for the same
+                    self._told = found.cause
+                    self._tell(f"requests of endpoint {handle.name!r} wait: {found.text}", handle.name)
             await asyncio.sleep(_PAUSE_S)
 
 
@@ -101,10 +114,12 @@ def start_error(handle: EndpointHandle, failure: str) -> FlashPluginsError:
     return kind(f"no worker of endpoint {handle.name!r} starts: {failure}")
 
 
-async def _why_not_ready(watcher: Watcher) -> tuple[str, bool]:
-    """Return why an endpoint has no worker that is ready, and whether waiting is in vain."""
+async def _look(watcher: Watcher) -> Diagnosis:
+    """Return why an endpoint has no worker that is ready."""
+    from ..platforms.diagnosis import Cause, Diagnosis
+
     try:
         found = await watcher.look()
     except FlashPluginsError as error:
-        return f"and why could not be found out: {error}", False
-    return ("a worker runs, and does not answer in time", False) if found is None else (found.text, found.is_fatal)
+        return Diagnosis(Cause.NO_WORKER, f"and why could not be found out: {error}")
+    return found or Diagnosis(Cause.STARTING, "a worker runs, and does not answer in time")

@@ -18,7 +18,8 @@ import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
 
-from ..errors import ApiError, AuthenticationError, NotFoundError, PlatformUnavailable
+from .. import errors
+from ..errors import ApiError, PlatformUnavailable
 from . import api
 from .base import Connection
 from .resolver import LastingResolver
@@ -65,11 +66,11 @@ class StatusError(ApiError, httpx.HTTPStatusError):
         self.request = response.request
 
 
-class _AuthenticationError(StatusError, AuthenticationError):
+class AuthenticationError(StatusError, errors.AuthenticationError):
     """401 or 403."""
 
 
-class _NotFoundError(StatusError, NotFoundError):
+class NotFoundError(StatusError, errors.NotFoundError):
     """404."""
 
 
@@ -182,7 +183,7 @@ class HttpClient:
 
     def refusal(self, response: httpx.Response) -> StatusError:
         """Return the error for an answer that is none."""
-        request, connection = response.request, self.connection
+        request, connection = _keyless(response.request), self.connection
         detail, errors = _detail(response, connection.key)
         words = detail or response.reason_phrase
         said = f"{request.method} {_public(str(request.url))} was answered with {response.status_code}: {words}"
@@ -192,9 +193,9 @@ class HttpClient:
                 advice = "" if connection.key_advice is None else f"; {connection.key_advice}"
                 may_not = "; the key is known but may not do this: give it more permissions" if status == 403 else ""
                 said = said if is_of_worker else f"{said}{may_not}{advice}"
-                return _AuthenticationError(said, response=response, detail=detail)
+                return AuthenticationError(said, response=response, detail=detail)
             case 404:
-                return _NotFoundError(said, response=response, detail=detail, errors=errors)
+                return NotFoundError(said, response=response, detail=detail, errors=errors)
             case 429:
                 wait_s = _retry_after_s(response)
                 return RateLimited(said, response=response, detail=detail, retry_after_s=wait_s)
@@ -265,13 +266,19 @@ def _merged(usual: list[tuple[str, str]], headers: list[tuple[str, str]]) -> lis
     return [header for header in usual if header[0].lower() not in names] + headers
 
 
+def _keyless(request: httpx.Request) -> httpx.Request:
+    """Take the key out of a request that becomes a part of an error, and may travel with it."""
+    request.headers["Authorization"] = "[key]"
+    return request
+
+
 def _broken(request: httpx.Request, error: httpx.TransportError) -> TransportFailure:
     # httpx-aiohttp maps a broken connection to ConnectTimeout: only aiohttp's own class tells "never connected"
     # (safe to repeat) from "connection lost" (not safe).
     was_sent = not isinstance(error.__cause__, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError))
     kind = RequestTimeout if was_sent and isinstance(error, httpx.ReadTimeout) else TransportFailure
     return kind(
-        f"{request.method} {_public(str(request.url))} got no answer: "
+        f"{_keyless(request).method} {_public(str(request.url))} got no answer: "
         f"{type(error.__cause__ or error).__name__}: {error}",
         was_sent=was_sent,
         request=request,

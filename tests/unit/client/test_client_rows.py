@@ -9,6 +9,7 @@ import dataclasses
 import gc
 import inspect
 import os
+import pickle
 import threading
 import warnings
 from collections.abc import Callable
@@ -384,6 +385,15 @@ def test_pending_says_how_far_it_is(server: ScriptedServer, endpoint: Endpoint) 
     assert repr(pending) == "<Pending GET '/x' of endpoint 'abc': not sent yet>"
     pending.result()
     assert repr(pending).endswith(": done>")
+
+
+@pytest.mark.parametrize("answer", [Answer("no", status=500), DROP])
+def test_the_key_does_not_travel_with_an_error(server: ScriptedServer, endpoint: Endpoint, answer: Answer) -> None:
+    server.script("POST /lb/abc/x", answer)
+    with pytest.raises(httpx.HTTPError) as caught:
+        endpoint.post("/x").result(30)
+    assert caught.value.request.headers["Authorization"] == "[key]"
+    assert KEY.encode() not in pickle.dumps(caught.value.__reduce__()[1:])
 
 
 @pytest.mark.parametrize("timeout_s", [0, -1, "60", None, True, float("inf")])

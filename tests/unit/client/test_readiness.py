@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+import flash_plugins
 from flash_plugins import Endpoint, NoWorkers
 from flash_plugins.client import readiness
 from tests.unit.client.scripted import Answer, ScriptedServer
@@ -81,20 +82,23 @@ def test_a_worker_that_never_gets_healthy_is_an_error_with_its_log(server: Scrip
     server.script(WORKERS, workers("INITIALIZING"), workers("UNHEALTHY"))
     line = b'id: 1\ndata: {"source": "container", "line": "CUDA driver is too old", "ts": "2026-01-01T00:00:00Z"}\n\n'
     server.script("GET /v2/serverless/e1/workers/w1/logs", Answer(line, headers={"Content-Type": "text/event-stream"}))
-    with pytest.raises(NoWorkers, match=r"w1 is unhealthy.*\nCUDA driver is too old"):
+    with pytest.raises(NoWorkers, match=r"unhealthy \(w1\).*\nCUDA driver is too old"):
         endpoint.post("/predict").result(60)
     assert server.seen(PREDICT) == []
 
 
-def test_no_capacity_is_an_error_that_says_what_would_help(
-    server: ScriptedServer, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+def test_no_capacity_is_told_and_in_the_end_an_error_that_says_what_would_help(
+    server: ScriptedServer, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("flash_plugins.platforms.api.WORKER_INIT_TIMEOUT_S", 0.5)
     server.script(PING, NONE_YET)
     server.script(WORKERS, workers("THROTTLED"))
-    with pytest.raises(NoWorkers, match=r"no machine of the kind is free; allow more"):
+    with pytest.raises(NoWorkers, match=r"no machine of the kind is free: allow more"):
         endpoint.post("/predict").result(60)
     assert server.seen(PREDICT) == []
+    flash_plugins.close()
+    told = [line for line in capfd.readouterr().err.splitlines() if "requests of endpoint 'cold' wait" in line]
+    assert len(told) == 1  # however long they do
 
 
 def test_a_platform_that_says_why_no_worker_starts_is_quoted(server: ScriptedServer, endpoint: Endpoint) -> None:
