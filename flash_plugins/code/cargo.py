@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import hashlib
 import inspect
 import json
@@ -25,7 +26,7 @@ import tempfile
 import types
 import typing
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,16 +36,31 @@ from flash_plugins.code.bundle import SourceBundle, bundle_modules
 from flash_plugins.code.canonical import canonical_dumps
 from flash_plugins.code.distributions import stated
 from flash_plugins.code.pickling import Pickled, dumps, loads
-from flash_plugins.errors import EnvelopeError, PayloadTooLarge
+from flash_plugins.errors import EnvelopeError, PayloadTooLarge, UnpicklableError
 from flash_plugins.platforms import api
 
-__all__ = ["Cargo", "CargoRoute", "PackedCargo", "digest_in", "pack", "packages_in", "read", "unpack"]
+__all__ = [
+    "Cargo",
+    "CargoRoute",
+    "PackedCargo",
+    "digest_in",
+    "discard",
+    "load",
+    "pack",
+    "packages_in",
+    "read",
+    "unpack",
+]
 
 _log = logging.getLogger(__name__)
 
 #: Version of the form; caller and worker must agree.
 VERSION = "1"
 _FIRST = f"{api.CARGO_ENV_PREFIX}0"
+#: More bytes before they are compressed do not shrink to what an environment takes, unless they are all the same.
+_RAW_MAX_BYTES = 50 * api.CARGO_MAX_BYTES
+#: Largest pickle that is made the same in every process: a list of numbers takes 6 s for so many bytes.
+_CANONICAL_MAX_BYTES = 10_000_000
 
 
 class CargoRoute(NamedTuple):
@@ -197,6 +213,12 @@ def _opened(text: str, digest: str) -> PackedCargo:
         ) from error
 
 
+def discard(environ: MutableMapping[str, str]) -> None:
+    """Take the variables out: processes that user code starts have better uses for their environment."""
+    for name in [name for name in environ if name.startswith(api.CARGO_ENV_PREFIX)]:
+        del environ[name]
+
+
 def unpack(environ: Mapping[str, str]) -> Cargo | None:
     """Return the cargo in these variables, loaded, with its local modules importable; None if there is none.
 
@@ -227,15 +249,19 @@ def _pickle(functions: Mapping[str, Any], routes: list[CargoRoute]) -> Pickled:
     # Plain tuples: the worker may have another version of this class.
     content = (dict(functions), [tuple(route) for route in routes])
     try:
-        return canonical_dumps(content)
-    except RecursionError:
-        return dumps(content, what="the deployed code")  # written in C, it goes deeper; not the same every time
-    except MemoryError:
-        raise
-    except Exception:  # noqa: BLE001 - whatever a pickler raises: the lines below raise it again, explained
+        quick = dumps(content, what="the deployed code")
+    except UnpicklableError:
         for what, part in _parts(functions, routes):
             dumps(part, what=what)  # raises with the name of the one
-        return dumps(content, what="the deployed code")
+        raise
+    if (size := _estimated(quick.data)) > api.CARGO_MAX_BYTES:
+        raise _too_large(functions, routes, None, size)
+    if len(quick.data) > _CANONICAL_MAX_BYTES:
+        return quick
+    try:
+        return canonical_dumps(content)
+    except RecursionError:
+        return quick  # written in C, it goes deeper
 
 
 def _parts(functions: Mapping[str, Any], routes: list[CargoRoute]) -> list[tuple[str, Any]]:
@@ -261,6 +287,10 @@ def _resolved(route: CargoRoute) -> CargoRoute:
 
 
 def _hints_of(function: Any, where: str) -> dict[str, Any]:
+    while isinstance(function, functools.partial):
+        function = function.func
+    if not inspect.isroutine(function):
+        function = type(function).__call__
     try:
         return typing.get_type_hints(function, include_extras=True)
     except Exception:  # noqa: BLE001 - an annotation is any expression of the user's; one by one tells which
@@ -307,7 +337,7 @@ def _closure_of(function: Any) -> Mapping[str, Any]:
 def _too_large(
     functions: Mapping[str, Any], routes: list[CargoRoute], bundle: SourceBundle | None, size_bytes: int
 ) -> PayloadTooLarge:
-    sizes = {what: len(zlib.compress(dumps(part, what=what).data)) * 4 // 3 for what, part in _parts(functions, routes)}
+    sizes = {what: _estimated(dumps(part, what=what).data) for what, part in _parts(functions, routes)}
     if bundle is not None:
         sizes["local modules"] = len(bundle.data) * 4 // 3
     largest = sorted(sizes, key=lambda what: sizes[what], reverse=True)[:5]
@@ -321,6 +351,11 @@ def _too_large(
         size_bytes=size_bytes,
         limit_bytes=limit,
     )
+
+
+def _estimated(content: bytes) -> int:
+    """Return how many bytes of the environment this will take; beyond all limits, how many it is."""
+    return len(zlib.compress(content)) * 4 // 3 if len(content) <= _RAW_MAX_BYTES else len(content)
 
 
 def _name_of(function: Any) -> str:

@@ -114,8 +114,7 @@ def _loaded(health_path: str) -> Application | None:
         logger.error("the code of the endpoint cannot be loaded:\n%s", traceback.format_exc().rstrip())
         return None
     finally:
-        for name in [name for name in os.environ if name.startswith(api.CARGO_ENV_PREFIX)]:
-            del os.environ[name]  # processes that user code starts have better uses for their environment
+        cargo.discard(os.environ)
     handshake.warn(packages)
     listed = ", ".join(f"{route.method} {route.path}" for route in loaded.routes)
     logger.info("loaded %s in %.1f s", listed, time.monotonic() - started_at)
@@ -150,7 +149,7 @@ def _run(application: Application, door: Door) -> None:
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             threading.Thread(target=_end_late, name="flash-end", daemon=True).start()
-            await asyncio.to_thread(door.close)
+            door.close()  # takes milliseconds
             await super().shutdown(sockets)
 
     # uvicorn raises the signal again once it has ended: this process then ends well.

@@ -381,8 +381,7 @@ def _deployed_here(preparer: Preparer) -> Deployed:
     except EnvelopeError as error:
         return Deployed(preparer, None, problem=str(error))
     finally:
-        for name in [name for name in os.environ if name.startswith(api.CARGO_ENV_PREFIX)]:
-            del os.environ[name]
+        cargo.discard(os.environ)
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -199,6 +200,28 @@ def test_too_much_cargo_names_its_largest_part() -> None:
     assert caught.value.size_bytes > caught.value.limit_bytes == api.CARGO_MAX_BYTES
 
 
+def test_far_too_much_is_found_before_it_is_compressed() -> None:
+    zeros = bytes(80_000_000)
+
+    def endless() -> int:
+        return len(zeros)
+
+    with pytest.raises(PayloadTooLarge, match=r"takes \d\d\.\d\d MB .* function endless\(\) \(\d\d\.\d\d MB\)"):
+        pack(Cargo({"endless": endless}))
+
+
+def test_annotations_of_what_is_called_like_a_function_are_found() -> None:
+    class Greeter:
+        def __call__(self, name: str, times: int) -> str:
+            return name * times
+
+    callables: list[Any] = [Greeter(), functools.partial(Greeter(), times=2)]
+    cargo = unpack(pack(Cargo(routes=[CargoRoute("GET", f"/{number}", c) for number, c in enumerate(callables)])))
+    assert cargo is not None
+    assert [route.hints for route in cargo.routes] == [{"name": str, "times": int, "return": str}] * 2
+    assert cargo.routes[0].function("a", 3) == "aaa"
+
+
 def test_a_process_without_cargo_says_so() -> None:
     assert unpack({"PATH": "/bin"}) is None
     assert digest_in({}) is None
@@ -243,12 +266,12 @@ def test_annotations_are_resolved_where_their_names_are_known(caplog: pytest.Log
 
 def test_a_long_chain_of_functions_travels() -> None:
     function: Callable[[], int] = lambda: 0  # noqa: E731 - the first of a chain
-    for _ in range(150):
+    for _ in range(120):
         function = (lambda before: lambda: before() + 1)(function)
     assert canonical_dumps(function) == canonical_dumps(function)
     cargo = unpack(pack(Cargo({"deep": function})))
     assert cargo is not None
-    assert cargo.functions["deep"]() == 150
+    assert cargo.functions["deep"]() == 120
 
 
 def test_it_states_what_it_uses_of_what_is_installed_here() -> None:
