@@ -6,6 +6,7 @@ With Runpod's own description at hand every answer is checked against it: see `r
 
 from __future__ import annotations
 
+import datetime
 import http.client
 import json
 import re
@@ -263,6 +264,24 @@ def test_a_workers_log_streams_as_events(client: Client) -> None:
     assert [event["line"] for event in events][-1] == "4"
     assert all(event["source"] == "container" and event["ts"].endswith("Z") for event in events)
     assert client.request("GET", path)[0] == 404
+
+
+def test_a_log_can_be_read_since_a_time(client: Client) -> None:
+    script = "import time; print(1, flush=True); time.sleep(4); print(2, flush=True); time.sleep(60)"
+    endpoint = client.ok(
+        "POST", "/v2/serverless", {**BODY, "args": f"python -c '{script}'", "workers": {"min": 1, "max": 1}}
+    )["id"]
+    worker = client.ok("GET", f"/v2/serverless/{endpoint}/workers")["workers"][0]["id"]
+    path = f"/v2/serverless/{endpoint}/workers/{worker}/logs"
+
+    first, second = stream(client, path, until="2")
+    began, ended = (datetime.datetime.fromisoformat(event["ts"]) for event in (first, second))
+    assert datetime.timedelta(seconds=2) < ended - began < datetime.timedelta(seconds=30)
+    middle = (began + (ended - began) / 2).isoformat().replace("+00:00", "Z")
+    assert [event["line"] for event in stream(client, f"{path}?since={middle}", until="2")] == ["2"]
+    again = stream(client, path, until="2")
+    assert abs(datetime.datetime.fromisoformat(again[1]["ts"]) - ended) < datetime.timedelta(seconds=2)
+    client.request("DELETE", f"/v2/serverless/{endpoint}")
 
 
 def stream(client: Client, path: str, *, until: str) -> list[dict[str, str]]:

@@ -63,6 +63,8 @@ def test_logs_of_all_workers_are_shown(client: Client, tmp_path: Path) -> None:
     assert json.loads(line)["worker"] == workers[0]
     assert json.loads(line)["line"] == f"hello from {workers[0]}"
     assert flash("logs", "talker", "--tail", "0").stdout == ""
+    assert set(flash("logs", "talker", "--since", "1h").stdout.splitlines()) == wanted
+    assert flash("logs", "talker", "--since", "0s").stdout == ""
     assert "has no worker 'w0'" in flash("logs", "talker", "--worker", "w0", code=1).stderr
     assert "--since 'noon'" in flash("logs", "talker", "--since", "noon", code=2).stderr
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A worker's log as Server-Sent Events: what is there, then what comes. It never changes the file.
 
-Shape: Runpod's REST v2 description (2026-08). Lines carry the time at which they were read: the file has
-none. An event's id ends in the position behind its line, which is where a reconnect goes on.
+Shape: Runpod's REST v2 description (2026-08). Lines carry the time at which they were seen, to the second: the file
+has none (see `logbook`). An event's id ends in the position behind its line, which is where a reconnect goes on.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from .clock import Clock
+from .logbook import LogBook
 from .registry import timestamp
 from .wire import dump
 
@@ -28,24 +29,37 @@ _READ_MAX_BYTES = 1_000_000
 
 
 async def follow_log(
-    path: Path, *, tail: int, position: int | None, clock: Clock, is_running: Callable[[], bool]
+    book: LogBook,
+    worker_id: str,
+    *,
+    tail: int,
+    since: float | None,
+    position: int | None,
+    clock: Clock,
+    is_running: Callable[[], bool],
 ) -> AsyncIterator[bytes]:
     """Yield events until the worker has ended and its log is read.
 
     Args:
+        book: Knows the log.
+        worker_id: The worker.
         tail: Lines to start with.
+        since: Leave out those that were there before this time, seconds since 1970.
         position: Go on from here instead, as an earlier event's id said.
     """
+    path = book.path_of(worker_id)
     if position is None:
-        position = _position_of_tail(path, tail)
+        newest = _position_of_tail(path, tail)
+        position = newest if since is None else max(newest, book.position_at(worker_id, since))
     quiet_since = clock.monotonic()
     while True:
         is_last_look = not is_running()
         lines, position = _read_lines(path, position, is_last_look)
-        now = timestamp(clock.wall())
+        now = clock.wall()
         for line, end in lines:
-            event = dump({"source": "container", "line": line, "ts": now})
-            yield b"id: %b/%012d\ndata: %b\n\n" % (now.encode(), end, event)
+            seen_at = timestamp(book.time_of(worker_id, end) or now)
+            event = dump({"source": "container", "line": line, "ts": seen_at})
+            yield b"id: %b/%012d\ndata: %b\n\n" % (seen_at.encode(), end, event)
         if is_last_look and not lines:
             return
         if lines:

@@ -29,8 +29,9 @@ import uvicorn
 
 from .. import api
 from .balanced import balanced_environment
-from .clock import SystemClock
+from .clock import Clock, SystemClock
 from .endpoints import EndpointSpec
+from .logbook import LogBook
 from .processes import AbsentProcesses, GuardedProcesses, worker_environment
 from .proxy import Proxy
 from .registry import Registry
@@ -58,6 +59,8 @@ _OWNERLESS_GRACE_S = 0.2
 _KEEP_ALIVE_S = 120
 #: Largest message of a WebSocket, bytes: any that a worker takes. This is the loopback's limit, not a promise.
 _SOCKET_MESSAGE_MAX_BYTES = 2**31
+#: How often it is noted how long the logs are, seconds: how exact the times of their lines are.
+_LOG_NOTE_S = 1.0
 #: Open files the process asks for.
 _OPEN_FILES = 65_536
 
@@ -167,12 +170,13 @@ class _Platform:
             prober=prober,
             on_job_end=webhooks.job_ended,
         )
+        logs = LogBook(processes.log_path)
         config.app = PlatformApp(
             registry,
             key=self._key,
             clock=clock,
             base_url=self._url,
-            log_path=processes.log_path,
+            logs=logs,
             proxy=Proxy(session, clock),
             sockets=SocketProxy(session, clock),
             faults=self._options.faults,
@@ -181,6 +185,7 @@ class _Platform:
         serving = asyncio.create_task(server.serve(sockets=[self._listener]))
         await server.is_up.wait()
         self._watch_for_the_end(processes)
+        self._watchers.append(asyncio.create_task(_note_lengths(logs, processes, clock)))
         self._announce()
         await asyncio.wait({asyncio.create_task(self._ending.wait()), serving}, return_when=asyncio.FIRST_COMPLETED)
         registry.close()
@@ -226,6 +231,13 @@ class _Platform:
         sys.stdout.flush()
         # The owner reads one line only: nothing may ever wait for it to read more.
         os.dup2(2, 1)
+
+
+async def _note_lengths(logs: LogBook, processes: GuardedProcesses, clock: Clock) -> None:
+    """Note how long the workers' logs are, for as long as the platform runs."""
+    while True:
+        logs.note(processes.worker_ids, clock.wall())
+        await asyncio.sleep(_LOG_NOTE_S)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -119,6 +119,11 @@ class GuardedProcesses:
     def signal(self, worker_id: str, number: int) -> None:
         self._command({"op": "signal", "id": worker_id, "signal": int(number)})
 
+    @property
+    def worker_ids(self) -> set[str]:
+        """The workers whose processes run."""
+        return set(self._listeners)
+
     def pid(self, worker_id: str) -> int | None:
         """Return the worker's process id, None before it has started and after it has ended."""
         return self._pids.get(worker_id)

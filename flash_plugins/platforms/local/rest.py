@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 from starlette.requests import Request
@@ -17,6 +16,7 @@ from .billing import billing_routes
 from .catalog import catalog_routes
 from .clock import Clock
 from .fields import Refused, one_of, refuse
+from .logbook import LogBook
 from .logs import LOG_TAIL_DEFAULT, LOG_TAIL_MAX, follow_log
 from .quota import Quota
 from .registries import registry_routes
@@ -36,9 +36,9 @@ _POSITION_DIGITS = 18
 class _RestApi:
     """The handlers; each gets a request that has been authorised."""
 
-    def __init__(self, registry: Registry, clock: Clock, base_url: str, log_path: Callable[[str], Path]) -> None:
+    def __init__(self, registry: Registry, clock: Clock, base_url: str, logs: LogBook) -> None:
         self._registry = registry
-        self._log_path = log_path
+        self._logs = logs
         self._clock = clock
         self._base_url = base_url
 
@@ -80,14 +80,15 @@ class _RestApi:
         tail = whole_number(request.query_params.get("tail", str(LOG_TAIL_DEFAULT)), "tail", most=LOG_TAIL_MAX)
         source = request.query_params.get("source", "container")
         refuse(one_of("container", "system")(source, "query.source"))
-        if "since" in request.query_params:
-            moment_of(request.query_params["since"], "since")  # lines have no times here, so all are shown
+        since = request.query_params.get("since")
         position = request.headers.get("last-event-id", "").rpartition("/")[2][:_POSITION_DIGITS]
         # The local platform itself writes nothing into a worker's log.
-        is_wanted = source == "container"
+        book = self._logs if source == "container" else LogBook(lambda worker_id: Path(os.devnull))
         events = follow_log(
-            self._log_path(worker_id) if is_wanted else Path(os.devnull),
+            book,
+            worker_id,
             tail=tail,
+            since=None if since is None else moment_of(since, "since").timestamp(),
             position=int(position) if position.isascii() and position.isdigit() else None,
             clock=self._clock,
             is_running=lambda: worker_id in fleet.workers,
@@ -118,16 +119,14 @@ class _RestApi:
         return fleet
 
 
-def rest_app(
-    registry: Registry, clock: Clock, base_url: str, log_path: Callable[[str], Path], *, per_minute: int
-) -> ASGIApp:
+def rest_app(registry: Registry, clock: Clock, base_url: str, logs: LogBook, *, per_minute: int) -> ASGIApp:
     """Return the ASGI application of REST v2; whoever calls it has checked the key.
 
     Args:
-        log_path: Returns where the log of a worker is.
+        logs: Knows the logs of workers.
         per_minute: Requests that are answered in a minute.
     """
-    rest = _RestApi(registry, clock, base_url, log_path)
+    rest = _RestApi(registry, clock, base_url, logs)
 
     async def not_found(scope: Scope, receive: Receive, send: Send) -> None:
         await problem(404, f"the local platform has no {scope['path']}")(scope, receive, send)

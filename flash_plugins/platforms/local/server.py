@@ -15,9 +15,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from .. import api
 from .affinity import Refusal
@@ -26,6 +24,7 @@ from .balanced import BalancedFleet
 from .clock import Clock
 from .fleet import Fleet
 from .jobapi import JOB_OPERATIONS, send_balanced_health
+from .logbook import LogBook
 from .proxy import Proxy
 from .quota import REST_PER_MINUTE
 from .registry import AnyFleet, Registry
@@ -74,7 +73,7 @@ class PlatformApp:
         key: str,
         clock: Clock,
         base_url: str,
-        log_path: Callable[[str], Path],
+        logs: LogBook,
         proxy: Proxy,
         sockets: SocketProxy,
         faults: Faults | None = None,
@@ -87,7 +86,7 @@ class PlatformApp:
         self._faults = faults
         self._key = key.encode()
         per_minute = faults.rest_per_minute if faults is not None else REST_PER_MINUTE
-        self._rest = rest_app(registry, clock, base_url, log_path, per_minute=per_minute)
+        self._rest = rest_app(registry, clock, base_url, logs, per_minute=per_minute)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         place = self._balanced_place(scope)
