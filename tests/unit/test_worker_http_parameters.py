@@ -71,6 +71,10 @@ def search(q: str, limit: int = 10, tags: list[str] = [], exact: bool = False, a
     return [q, limit, tags, exact, any_of]
 
 
+async def body(request: Request) -> Any:
+    return await request.json()
+
+
 def rename(user_id: int, name: str, *args: Any, notify: bool = True, **kwargs: Any) -> Any:
     return [user_id, name, notify, args, kwargs]
 
@@ -123,6 +127,7 @@ CARGO = routes(
     ("POST", "/one", one), ("PUT", "/one", one), ("PATCH", "/one", one), ("DELETE", "/one", one), ("GET", "/one", one),
     ("POST", "/two", two), ("POST", "/data", data), ("POST", "/nothing", nothing), ("POST", "/item", item),
     ("POST", "/item-and-query", item_and_query), ("POST", "/items", items), ("POST", "/rich", rich),
+    ("GET", "/body", body),
     ("GET", "/search", search), ("PUT", "/users/{user_id}", rename), ("GET", "/files/{rest:path}", read),
     ("POST", "/unannotated", unannotated), ("GET", "/unannotated", unannotated), ("POST", "/odd-names", odd_names),
     ("POST", "/odd-default", odd_default), ("POST", "/upload", upload), ("POST", "/uploads", uploads),
@@ -162,6 +167,17 @@ def test_row_27_get_reads_the_query(served: Worker) -> None:
     refused = served.get("/search?limit=many")
     assert refused.status == 422
     assert [error["loc"] for error in refused.json["detail"]] == [["query", "q"], ["query", "limit"]]
+
+
+def test_get_reads_json_where_a_client_sends_it(served: Worker) -> None:
+    """As official clients do with the data of a GET request."""
+    sent = {"q": "ü&", "tags": ["x", 1], "limit": 3, "exact": True, "any_of": None, "other": {"a": 1}}
+    assert served.request("GET", "/search", sent).json == ["ü&", 3, ["x", "1"], True, None]
+    assert served.request("GET", "/search?q=url&tags=z", sent).json == ["url", 3, ["z"], True, None]
+    assert served.request("GET", "/search?q=url", [1]).json == ["url", 10, [], False, None]
+    broken = served.request("GET", "/search?q=url", b"{", headers={"Content-Type": "application/json"})
+    assert broken.json == ["url", 10, [], False, None]
+    assert served.request("GET", "/body", {"x": [1]}).json == {"x": [1]}
 
 
 def test_row_27_several_parameters_are_fields_and_defaults_hold(served: Worker) -> None:
