@@ -76,7 +76,7 @@ class Endpoint(EndpointAttributes):
         self._targets: list[RemoteClass[..., Any] | RemoteFunction[..., Any]] = []
         self._streams = False
         self._is_used = False
-        self._pinned_targets = 0
+        self._pinned_targets: int | None = None
 
     def __repr__(self) -> str:
         if self.config.id is not None:
@@ -296,14 +296,18 @@ class Endpoint(EndpointAttributes):
         # It travels when a function refers to it. The environment may hold secrets, and workers have it already.
         # Routes stay: on a worker they are plain functions, and they would take each other along.
         given = {name: value for name, value in self._given.items() if name not in ("env", "template")}
+        config = self.config.without_env()
+        if given.get("dependencies") == "auto":
+            config = replace(config, dependencies="auto")
         return dict(
             self.__dict__,
-            config=self.config.without_env(),
+            config=config,
             routes=RouteTable(),
             _targets=[],
             _client=None,
             _given=given,
             _is_used=False,  # whether it was called here must not make other code of what is deployed
+            _pinned_targets=None,
         )
 
     def start(self) -> None:

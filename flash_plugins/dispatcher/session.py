@@ -261,9 +261,10 @@ class Session:
             env[api.HANDLER_ENV] = api.HANDLER_HTTP
         if config.system_dependencies and not client.connection.runs_images and config.name not in self._told_skipped:
             self._told_skipped.add(str(config.name))
-            _say(
+            self.tell(
                 f"endpoint {config.name!r}: system_dependencies are skipped where workers run on this machine; install "
-                f"them here if they are missing: {', '.join(config.system_dependencies)}"
+                f"them here if they are missing: {', '.join(config.system_dependencies)}",
+                config.name,
             )
         if not client.connection.has_package and api.PACKAGE_SPEC_ENV not in config.env:
             spec = self._settings().package_spec

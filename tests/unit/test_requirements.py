@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import json
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -301,6 +302,20 @@ def test_an_endpoint_pins_what_it_decorates() -> None:
     endpoint(uses_a_global)
     assert pinned() == (f"psutil=={version('psutil')}",)
     assert endpoint.dependencies == "auto"
+
+
+def test_pins_do_not_travel_with_the_endpoint() -> None:
+    def pickled() -> bytes:
+        return pickle.dumps(endpoint.__getstate__()["config"])
+
+    endpoint = Endpoint(name="auto-travels", dependencies="auto")
+    endpoint(uses_a_global)
+    before = pickled()
+    endpoint._check_callable()
+    assert pickled() == before  # else what was deployed would be deployed anew after a call
+    arrived = pickle.loads(pickle.dumps(endpoint))
+    arrived._check_callable()
+    assert arrived.config.dependencies == ()  # its functions stayed here
 
 
 def test_routes_are_pinned_too() -> None:
