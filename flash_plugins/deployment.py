@@ -6,6 +6,7 @@ Calls of decorated functions need none of this, as they carry their code; jobs a
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from .routes import Route
 
 __all__ = ["OwnTarget", "cargo_of", "plan_of"]
+
+logger = logging.getLogger(__name__)
 
 
 class OwnTarget:
@@ -74,11 +77,17 @@ class OwnTarget:
         )
 
         async def deploy() -> EndpointHandle:
+            if own is EndpointKind.LOAD_BALANCER and config.max_concurrency != 1:
+                logger.warning(
+                    "endpoint %r has routes, and its workers take requests as they come: max_concurrency=%d is ignored",
+                    config.name,
+                    config.max_concurrency,
+                )
             packed, _ = in_thread(lambda: cargo_of(endpoint))  # reads modules, and pickles whatever they hold
             return await session.provision(config, kind=own, streams=streams, cargo=await packed)
 
         version = (*version, streams, *map(id, endpoint._targets))
-        return await session.deployments.handle(str(config.name), version, deploy)
+        return await session.deployments.deployed(str(config.name), version, deploy)
 
     def forget(self, session: Session) -> bool:
         """As `Target.forget`."""

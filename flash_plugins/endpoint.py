@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from .client import EndpointJob, JobStream, Target
-    from .dispatcher import Call
+    from .dispatcher import Call, Session
     from .payload import CallEnvelope
 
 __all__ = ["Endpoint"]
@@ -244,7 +244,7 @@ class Endpoint(EndpointAttributes):
             PlatformError: The platform refuses, or does not answer.
         """
         wanted = None if kind is None else _KINDS[_serverless_type(kind)]
-        return Pending(lambda: self._provisioned(wanted), f"provision() of {self.client.words}")
+        return Pending(lambda session: self._provisioned(session, wanted), f"provision() of {self.client.words}")
 
     def run(
         self, input_data: Any, *, webhook: str | None = None, policy: Mapping[str, Any] | None = None, **fields: Any
@@ -328,12 +328,11 @@ class Endpoint(EndpointAttributes):
         if not beginning.cancelled() and (error := beginning.exception()) is not None:
             logger.warning("endpoint %r could not be made ahead of its first request: %s", self.name, error)
 
-    async def _provisioned(self, kind: EndpointKind | None) -> ProvisionedEndpoint:
-        handle = await self.client._resolved(process.session(), kind)
+    async def _provisioned(self, session: Session, kind: EndpointKind | None) -> ProvisionedEndpoint:
+        handle = await self.client._resolved(session, kind)
         return ProvisionedEndpoint(handle.id, handle.name, dict(handle.urls), handle.base_url)
 
-    async def _deleted(self) -> None:
-        session = process.session()
+    async def _deleted(self, session: Session) -> None:
         endpoint_id = self.config.id
         if endpoint_id is None:
             if self.name is None:

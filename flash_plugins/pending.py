@@ -14,11 +14,14 @@ import threading
 import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from concurrent.futures import Future
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from . import process
 from .dispatcher.threads import wake
 from .errors import ConfigError, PlatformUnavailable, WaitTimeout
+
+if TYPE_CHECKING:
+    from .dispatcher import Session
 
 __all__ = ["Pending"]
 
@@ -33,12 +36,12 @@ class Pending(Coroutine[Any, Any, T], Generic[T]):
     runs once. Cancelling the task that awaits it cancels the request.
 
     Args:
-        work: Makes the coroutine that does it, for the dispatcher's loop.
+        work: Does it, on the dispatcher's loop, with the process's connection to its platform.
         what: What it is, for messages, such as `run() of endpoint 'abc123'`.
         misuse: The message for somebody who uses it as a decorator, None where nobody would.
     """
 
-    def __init__(self, work: Callable[[], Awaitable[T]], what: str, *, misuse: str | None = None) -> None:
+    def __init__(self, work: Callable[[Session], Awaitable[T]], what: str, *, misuse: str | None = None) -> None:
         self._work = work
         self._what = what
         self._misuse = misuse
@@ -131,7 +134,8 @@ class Pending(Coroutine[Any, Any, T], Generic[T]):
             if self._future is None:
                 if self._is_closed:
                     raise RuntimeError(f"{self._what} was closed before it was sent; make a new one")
-                self._future = process.session().perform(self._work)
+                session = process.session()
+                self._future = session.perform(lambda: self._work(session))
                 self._process = os.getpid()
             return self._future
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from .. import process
 from ..deployment import plan_of
 from ..pending import Pending
 from .output import JsonOption, fail, note, print_json
@@ -43,9 +42,8 @@ def plan(
 
 
 def _planned(declared: Declared) -> EndpointPlan:
-    session = process.session()
     return Pending(
-        lambda: plan_of(declared.endpoint, session, declared.kind), f"the plan of endpoint {declared.name!r}"
+        lambda session: plan_of(declared.endpoint, session, declared.kind), f"the plan of endpoint {declared.name!r}"
     ).result()
 
 

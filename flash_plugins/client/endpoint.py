@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, overload
 
-from .. import process
 from ..errors import ConfigError, NotFoundError, PayloadTooLarge, PlatformUnavailable
 from ..pending import Pending
 from ..platforms import api
@@ -46,7 +45,7 @@ class EndpointClient:
 
     def __init__(self, target: Target) -> None:
         self._target = target
-        self._readiness = Readiness(lambda text, name: process.session().tell(text, name))
+        self._readiness = Readiness()
 
     def __repr__(self) -> str:
         return f"<EndpointClient of {self._target.words}>"
@@ -75,7 +74,7 @@ class EndpointClient:
             ApiError: The platform refused; also a `httpx.HTTPStatusError`.
         """
         body = _job_body(input_data, api.RUN_MAX_BYTES, "run()", {"webhook": webhook, "policy": policy, **fields})
-        return self._pending("run()", lambda: self._job("run", body=body))
+        return self._pending("run()", lambda session: self._job(session, "run", body=body))
 
     def runsync(
         self,
@@ -106,7 +105,8 @@ class EndpointClient:
         )
         hold_s = wait_ms / 1000 + _HOLD_SLACK_S
         return self._pending(
-            "runsync()", lambda: self._job("runSync", body=body, query=f"?wait={wait_ms}", read_timeout_s=hold_s)
+            "runsync()",
+            lambda session: self._job(session, "runSync", body=body, query=f"?wait={wait_ms}", read_timeout_s=hold_s),
         )
 
     def status(self, job_id: str) -> Pending[EndpointJob]:
@@ -115,11 +115,11 @@ class EndpointClient:
         Raises:
             NotFoundError: There is no such job, or it is no longer kept.
         """
-        return self._pending("status()", lambda: self._job("status", _checked_id(job_id)))
+        return self._pending("status()", lambda session: self._job(session, "status", _checked_id(job_id)))
 
     def cancel(self, job_id: str) -> Pending[EndpointJob]:
         """Cancel a job by its id, queued or running; the outcome is the job."""
-        return self._pending("cancel()", lambda: self._job("cancel", _checked_id(job_id)))
+        return self._pending("cancel()", lambda session: self._job(session, "cancel", _checked_id(job_id)))
 
     def retry(self, job_id: str) -> Pending[EndpointJob]:
         """Run a job that failed or timed out again, under the same id and with the same input; the outcome is the job.
@@ -127,7 +127,7 @@ class EndpointClient:
         Raises:
             ApiError: It did neither, or is no longer kept.
         """
-        return self._pending("retry()", lambda: self._job("retry", _checked_id(job_id)))
+        return self._pending("retry()", lambda session: self._job(session, "retry", _checked_id(job_id)))
 
     def stream(self, job_id: str) -> JobStream:
         """Return what a job yields, for `async for` or `for`; nothing is asked before the first step."""
@@ -135,11 +135,11 @@ class EndpointClient:
 
     def purge_queue(self) -> Pending[Mapping[str, Any]]:
         """Drop all jobs that are queued; the outcome is the platform's answer: `removed` is how many there were."""
-        return self._pending("purge_queue()", lambda: self._job_answer("purgeQueue"))
+        return self._pending("purge_queue()", lambda session: self._job_answer(session, "purgeQueue"))
 
     def health(self) -> Pending[Mapping[str, Any]]:
         """Count jobs and workers; the outcome has the mappings `jobs` and `workers`."""
-        return self._pending("health()", lambda: self._job_answer("health"))
+        return self._pending("health()", lambda session: self._job_answer(session, "health"))
 
     # -- HTTP requests --------------------------------------------------------------------------------------
 
@@ -178,7 +178,7 @@ class EndpointClient:
             method, path, data, timeout_s=timeout, headers=headers, params=params, files=files
         )
         what, misuse = f"{method.upper()} {path!r}", self._target.misuse
-        return self._pending(what, lambda: self._exchanged(request), misuse=misuse)
+        return self._pending(what, lambda session: self._exchanged(session, request), misuse=misuse)
 
     def get(self, path: str, data: Any = None, **options: Any) -> Pending[Any]:
         """As `request`, with GET."""
@@ -238,12 +238,15 @@ class EndpointClient:
     def _pending(self, operation: str, work: Any, *, misuse: str | None = None) -> Pending[Any]:
         return Pending(work, f"{operation} of {self._target.words}", misuse=misuse)
 
-    async def _job(self, operation: str, job_id: str | None = None, **request: Any) -> EndpointJob:
-        return EndpointJob(await self._job_answer(operation, job_id, **request), self)
+    async def _job(self, session: Session, operation: str, job_id: str | None = None, **request: Any) -> EndpointJob:
+        return EndpointJob(await self._job_answer(session, operation, job_id, **request), self)
 
-    async def _job_answer(self, operation: str, job_id: str | None = None, **request: Any) -> dict[str, Any]:
+    async def _job_answer(
+        self, session: Session, operation: str, job_id: str | None = None, **request: Any
+    ) -> dict[str, Any]:
         """Return what an operation of the job API is answered with. Loop thread."""
         return await self._asked(
+            session,
             EndpointKind.QUEUE,
             lambda client, handle: client.job_answer(handle, operation, job_id, **request),
             is_of_one_job=job_id is not None,
@@ -251,6 +254,7 @@ class EndpointClient:
 
     async def _asked(
         self,
+        session: Session,
         kind: EndpointKind,
         ask: Callable[[RunpodClient, EndpointHandle], Awaitable[T]],
         *,
@@ -260,7 +264,6 @@ class EndpointClient:
 
         That is where nothing was sent, or where the platform said that there is no such endpoint.
         """
-        session = process.session()
         handle = await self._target.resolve(session, kind)
         try:
             try:
@@ -280,8 +283,8 @@ class EndpointClient:
         path = given.pop("path")
         request = BalancedRequest.make(route.method, path, timeout_s=TIMEOUT_S, **given)
 
-        async def work() -> Any:
-            content = await self._exchanged(request)
+        async def work(session: Session) -> Any:
+            content = await self._exchanged(session, request)
             return content if decode is None else decode(content)
 
         return self._pending(f"{route.method} {path!r}", work)
@@ -289,17 +292,17 @@ class EndpointClient:
     def _route_words(self) -> str:
         return ", ".join(route.function_name for route in self._target.routes) or "none"
 
-    async def _exchanged(self, request: BalancedRequest) -> Any:
-        return await self._asked(EndpointKind.LOAD_BALANCER, lambda client, handle: self._sent(client, handle, request))
+    async def _exchanged(self, session: Session, request: BalancedRequest) -> Any:
+        async def send(client: RunpodClient, handle: EndpointHandle) -> Any:
+            idle_timeout_s = self._target.idle_timeout_s
+            if idle_timeout_s is None:
+                return await request.exchange(client, handle)
+            await self._readiness.wait(client, handle, idle_timeout_s, tell=session.tell)
+            content = await request.exchange(client, handle)
+            self._readiness.note(handle, idle_timeout_s)
+            return content
 
-    async def _sent(self, client: RunpodClient, handle: EndpointHandle, request: BalancedRequest) -> Any:
-        idle_timeout_s = self._target.idle_timeout_s
-        if idle_timeout_s is None:
-            return await request.exchange(client, handle)
-        await self._readiness.wait(client, handle, idle_timeout_s)
-        content = await request.exchange(client, handle)
-        self._readiness.note(handle, idle_timeout_s)
-        return content
+        return await self._asked(session, EndpointKind.LOAD_BALANCER, send)
 
     async def _resolved(self, session: Session, kind: EndpointKind | None) -> EndpointHandle:
         return await self._target.resolve(session, kind)

@@ -14,6 +14,7 @@ from ..job import JobStatus
 from ..pending import Pending
 
 if TYPE_CHECKING:
+    from ..dispatcher import Session
     from .endpoint import EndpointClient
 
 __all__ = ["EndpointJob", "JobStream"]
@@ -88,8 +89,8 @@ class EndpointJob:
     def cancel(self) -> Pending[EndpointJob]:
         """Cancel it, queued or running; the outcome is this job, brought up to date."""
 
-        async def cancel() -> EndpointJob:
-            self._data.update(await self._client._job_answer("cancel", self._known_id()))
+        async def cancel(session: Session) -> EndpointJob:
+            self._data.update(await self._client._job_answer(session, "cancel", self._known_id()))
             return self
 
         return Pending(cancel, f"cancel() of job {self.id!r}")
@@ -107,7 +108,7 @@ class EndpointJob:
             ApiError: The platform refused a look; also a `httpx.HTTPStatusError`.
             PlatformError: Five looks in a row got no answer.
         """
-        return Pending(lambda: self._waited(timeout), f"wait() for job {self.id!r}")
+        return Pending(lambda session: self._waited(session, timeout), f"wait() for job {self.id!r}")
 
     @property
     def _status(self) -> str:
@@ -118,11 +119,11 @@ class EndpointJob:
             raise ConfigError(f"{self!r}: the platform gave this job no id, so it cannot be asked about")
         return self.id
 
-    async def _fetched(self) -> str:
-        self._data = await self._client._job_answer("status", self._known_id())
+    async def _fetched(self, session: Session) -> str:
+        self._data = await self._client._job_answer(session, "status", self._known_id())
         return self._status
 
-    async def _waited(self, timeout_s: float | None) -> EndpointJob:
+    async def _waited(self, session: Session, timeout_s: float | None) -> EndpointJob:
         from ..platforms.runpod import TransportFailure
 
         ends_at = None if timeout_s is None else time.monotonic() + timeout_s
@@ -134,7 +135,7 @@ class EndpointJob:
             try:
                 async with asyncio.timeout(left_s) as limit:
                     await _pause(interval_s)
-                    await self._fetched()
+                    await self._fetched(session)
                 failures = 0
             except TransportFailure as error:  # its class for a late answer is a TimeoutError too
                 failures += 1
@@ -188,19 +189,19 @@ class JobStream:
     def _next_values(self) -> Pending[None]:
         return Pending(self._asked, f"stream() of job {self._job_id!r}")
 
-    async def _asked(self) -> None:
+    async def _asked(self, session: Session) -> None:
         """Ask for more values, held by the platform until there are some.
 
         Raises:
             JobFailed: The job did not end well, and all that it yielded was given out.
         """
-        answer = await self._client._job_answer("stream", self._job_id, read_timeout_s=_STREAM_HOLD_S)
+        answer = await self._client._job_answer(session, "stream", self._job_id, read_timeout_s=_STREAM_HOLD_S)
         self._values += [entry.get("output") for entry in answer.get("stream") or ()]
         if self._values or not JobStatus.parse(answer.get("status")).is_terminal:
             return
         self._is_over = True
         if answer["status"] != JobStatus.COMPLETED:
-            job = await self._client._job("status", self._job_id)
+            job = await self._client._job(session, "status", self._job_id)
             raise _ending(job, str(answer["status"]))
 
 

@@ -34,14 +34,9 @@ _LOOK_AFTER_S: Final = 15.0
 
 
 class Readiness:
-    """What is known about the workers of one endpoint. Loop thread.
+    """What is known about the workers of one endpoint. Loop thread."""
 
-    Args:
-        tell: Takes a line for the user, and the name of the endpoint.
-    """
-
-    def __init__(self, tell: Callable[[str, str], object]) -> None:
-        self._tell = tell
+    def __init__(self) -> None:
         self._ready_until: dict[str, float] = {}
         self._told: str | None = None
 
@@ -50,8 +45,21 @@ class Readiness:
         self._told = None
         self._ready_until[handle.id] = time.monotonic() + max(idle_timeout_s - _MARGIN_S, 0.0)
 
-    async def wait(self, client: RunpodClient, handle: EndpointHandle, idle_timeout_s: float) -> None:
+    async def wait(
+        self,
+        client: RunpodClient,
+        handle: EndpointHandle,
+        idle_timeout_s: float,
+        *,
+        tell: Callable[[str, str], object],
+    ) -> None:
         """Return once there is a worker, at once if one answered lately.
+
+        Args:
+            client: Of the platform.
+            handle: The endpoint.
+            idle_timeout_s: Seconds until an idle worker of it stops.
+            tell: Takes a line for the user, and the name of the endpoint.
 
         Raises:
             NoWorkers: Workers do not start, or none did in time; the message says why, with the worker's log.
@@ -85,7 +93,7 @@ class Readiness:
                     )
                 if self._told != found.cause:  # several requests may wait for the same
                     self._told = found.cause
-                    self._tell(f"requests of endpoint {handle.name!r} wait: {found.text}", handle.name)
+                    tell(f"requests of endpoint {handle.name!r} wait: {found.text}", handle.name)
             await asyncio.sleep(_PAUSE_S)
 
 

@@ -106,7 +106,7 @@ class NamedTarget:
 
     async def resolve(self, session: Session, kind: EndpointKind | None) -> EndpointHandle:
         """As `Target.resolve`; looked up once."""
-        handle = await session.deployments.handle(self._name, ("found",), lambda: self._found(session))
+        handle = await session.deployments.found(self._name, lambda: self._found(session))
         if kind is not None and handle.kind is not kind:
             raise other_kind(self.words, handle.kind)
         return handle
@@ -159,7 +159,7 @@ class ImageTarget:
         before, self._kind = self._kind, wanted  # at once: others that ask meanwhile must not ask for the other kind
         try:
             config.require_workers()
-            return await session.deployments.handle(
+            return await session.deployments.deployed(
                 str(config.name), version, lambda: session.provision(config, kind=wanted)
             )
         except BaseException:

@@ -194,6 +194,28 @@ async def test_remote_concurrency_first_requests_at_once_provision_once() -> Non
 
 
 @pytest.mark.asyncio
+async def test_two_objects_of_one_name_that_take_turns_are_warned_about(caplog: pytest.LogCaptureFixture) -> None:
+    first, second = (Endpoint(name="client-turns", cpu="cpu5c-4-8") for _ in range(2))
+    first.get("/x")(lambda: 1)
+    second.get("/x")(lambda: 2)
+    assert await first.client.get("/x") == 1
+    assert await second.client.get("/x") == 2  # the later one, as when a cell of a notebook runs again
+    assert await Endpoint(name="client-turns").client.get("/x") == 2
+    assert await second.client.get("/x") == 2
+    assert not [record for record in caplog.records if "take turns" in record.getMessage()]
+    assert await first.client.get("/x") == 1
+    assert [record for record in caplog.records if "take turns" in record.getMessage()]
+
+
+@pytest.mark.asyncio
+async def test_max_concurrency_of_routes_is_ignored_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    limited = Endpoint(name="client-limited", cpu="cpu5c-4-8", max_concurrency=2)
+    limited.get("/x")(lambda: 1)
+    assert await limited.client.get("/x") == 1
+    assert [record for record in caplog.records if "max_concurrency=2 is ignored" in record.getMessage()]
+
+
+@pytest.mark.asyncio
 async def test_a_deleted_endpoint_is_made_anew_by_the_next_request() -> None:
     short = Endpoint(name="client-short", cpu="cpu5c-4-8")
     short.get("/x")(lambda: 1)
