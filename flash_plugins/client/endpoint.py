@@ -225,10 +225,11 @@ class EndpointClient:
         return self._called(route, args, kwargs)
 
     def __getattr__(self, name: str) -> Callable[..., Pending[Any]]:
-        if not name.startswith("_"):
-            for route in self._target.routes:
-                if getattr(route.function, "__name__", None) == name:
-                    return lambda *args, **kwargs: self._called(route, args, kwargs)
+        if name.startswith("_"):  # also what unpickling looks for, before there is a target
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        for route in self._target.routes:
+            if getattr(route.function, "__name__", None) == name:
+                return lambda *args, **kwargs: self._called(route, args, kwargs)
         raise AttributeError(
             f"the client of {self._target.words} has no operation and no route {name!r}; routes: {self._route_words()}"
         )

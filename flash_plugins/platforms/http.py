@@ -298,6 +298,8 @@ def _detail(response: httpx.Response, key: str) -> tuple[str | None, tuple[str, 
     if not isinstance(answer, Mapping):
         return _without(key, str(answer))[:500], ()
     words = [str(answer[name]) for name in ("title", "detail", "error", "message") if answer.get(name)]
+    if isinstance(kind := answer.get("error_type"), str) and words:  # of an exception that a worker of ours tells of
+        words[0] = f"{kind.rpartition('.')[2]}: {words[0]}"
     listed = answer.get("errors")
     errors = tuple(_without(key, str(entry)) for entry in listed) if isinstance(listed, list) else ()
     words += [error for error in errors if not any(error in word for word in words)]

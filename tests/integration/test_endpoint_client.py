@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -148,7 +150,7 @@ async def test_row_26_a_route_function_stays_what_it_is() -> None:
 
 @pytest.mark.asyncio
 async def test_what_a_route_raises_comes_with_its_traceback() -> None:
-    with pytest.raises(httpx.HTTPStatusError, match="on purpose") as caught:
+    with pytest.raises(httpx.HTTPStatusError, match="500: ValueError: on purpose") as caught:
         await api.client.fail()
     assert caught.value.response.json()["error_type"].endswith("ValueError")
     assert "in fail" in caught.value.__notes__[0]
@@ -385,6 +387,21 @@ def test_a_function_may_send_requests_to_routes_of_the_same_program() -> None:
         return answer["text"]
 
     assert ask("ab").result(DEADLINE_S) == "abab"
+
+
+def test_a_client_travels_to_workers() -> None:
+    caller = Endpoint(name="client-travels", cpu="cpu5c-4-8")
+    client, stub = api.client, Endpoint(name="client-vllm-2", image="stub/http", cpu="cpu5c-4-8")
+    stub.get("/").result(DEADLINE_S)
+
+    @caller
+    async def ask(text: str) -> list[object]:
+        return [await client.post("/predict", {"text": text}), (await stub.get("/v1/models"))["path"]]
+
+    assert ask("ab").result(DEADLINE_S) == [{"text": "ab"}, "/v1/models"]
+    assert copy.copy(client).words == client.words
+    job = pickle.loads(pickle.dumps(EndpointJob({"id": "j"}, client)))
+    assert repr(job) == "EndpointJob(id='j', status='UNKNOWN')"
 
 
 @pytest.mark.asyncio

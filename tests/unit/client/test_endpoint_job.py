@@ -38,13 +38,13 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return taken
 
 
-def test_a_job_shows_what_the_platform_said(endpoint: Endpoint) -> None:
+def test_section_4_a_job_shows_what_the_platform_said(endpoint: Endpoint) -> None:
     job = EndpointJob(COMPLETED, endpoint)
     assert (job.id, job.output, job.error, job.done) == ("j1", {"text": "hello"}, None, True)
     assert repr(job) == "EndpointJob(id='j1', status='COMPLETED')"
 
 
-def test_a_job_without_anything_is_unknown(endpoint: Endpoint) -> None:
+def test_section_4_a_job_without_anything_is_unknown(endpoint: Endpoint) -> None:
     job = EndpointJob({}, endpoint)
     assert (job.id, job.output, job.error, job.done) == ("", None, None, False)
     assert repr(job) == "EndpointJob(id='', status='UNKNOWN')"
@@ -57,12 +57,12 @@ def test_a_job_without_anything_is_unknown(endpoint: Endpoint) -> None:
         ("COMPLETED", True), ("FAILED", True), ("CANCELLED", True), ("TIMED_OUT", True),
     ],
 )  # fmt: skip
-def test_four_states_are_final(endpoint: Endpoint, status: str, is_done: bool) -> None:
+def test_section_4_four_states_are_final(endpoint: Endpoint, status: str, is_done: bool) -> None:
     assert EndpointJob({"status": status}, endpoint).done is is_done
 
 
 @pytest.mark.asyncio
-async def test_status_replaces_what_was_known(server: ScriptedServer, endpoint: Endpoint) -> None:
+async def test_section_4_status_replaces_what_was_known(server: ScriptedServer, endpoint: Endpoint) -> None:
     server.script(STATUS, {"id": "j1", "status": "FAILED", "error": "out of memory"}, {"id": "j1"})
     job = EndpointJob({**QUEUED, "output": "progress"}, endpoint)
     assert await job.status() == "FAILED"
@@ -71,7 +71,7 @@ async def test_status_replaces_what_was_known(server: ScriptedServer, endpoint: 
 
 
 @pytest.mark.asyncio
-async def test_cancel_updates_and_returns_the_same_job(server: ScriptedServer, endpoint: Endpoint) -> None:
+async def test_section_4_cancel_updates_and_returns_the_same_job(server: ScriptedServer, endpoint: Endpoint) -> None:
     server.script("POST /v2/abc/cancel/j1", {"id": "j1", "status": "CANCELLED"})
     job = EndpointJob({**RUNNING, "output": "kept"}, endpoint)
     assert await job.cancel() is job
@@ -80,7 +80,7 @@ async def test_cancel_updates_and_returns_the_same_job(server: ScriptedServer, e
 
 
 @pytest.mark.asyncio
-async def test_wait_looks_in_growing_pauses_until_the_end(
+async def test_section_4_wait_looks_in_growing_pauses_until_the_end(
     server: ScriptedServer, endpoint: Endpoint, pauses: list[float]
 ) -> None:
     server.script(STATUS, *[RUNNING] * 9, COMPLETED)
@@ -91,13 +91,13 @@ async def test_wait_looks_in_growing_pauses_until_the_end(
 
 
 @pytest.mark.asyncio
-async def test_wait_for_a_job_that_is_over_asks_nothing(server: ScriptedServer, endpoint: Endpoint) -> None:
+async def test_section_4_wait_for_a_job_that_is_over_asks_nothing(server: ScriptedServer, endpoint: Endpoint) -> None:
     await EndpointJob(COMPLETED, endpoint).wait()
     assert server.requests == []
 
 
 @pytest.mark.asyncio
-async def test_wait_ends_with_a_timeout_that_names_job_seconds_and_state(
+async def test_section_4_wait_ends_with_a_timeout_that_names_job_seconds_and_state(
     server: ScriptedServer, endpoint: Endpoint
 ) -> None:
     server.script(STATUS, RUNNING)
@@ -106,7 +106,9 @@ async def test_wait_ends_with_a_timeout_that_names_job_seconds_and_state(
 
 
 @pytest.mark.asyncio
-async def test_the_timeout_of_wait_bounds_a_look_that_is_under_way(server: ScriptedServer, endpoint: Endpoint) -> None:
+async def test_section_4_the_timeout_of_wait_bounds_a_look_that_is_under_way(
+    server: ScriptedServer, endpoint: Endpoint
+) -> None:
     server.script(STATUS, Answer(COMPLETED, after_s=60))
     began = time.monotonic()
     with pytest.raises(TimeoutError, match="IN_QUEUE"):
@@ -115,7 +117,7 @@ async def test_the_timeout_of_wait_bounds_a_look_that_is_under_way(server: Scrip
 
 
 @pytest.mark.asyncio
-async def test_wait_goes_on_after_a_look_without_an_answer(
+async def test_section_4_wait_goes_on_after_a_look_without_an_answer(
     server: ScriptedServer, endpoint: Endpoint, pauses: list[float]
 ) -> None:
     server.script(STATUS, DROP, COMPLETED)
@@ -123,7 +125,7 @@ async def test_wait_goes_on_after_a_look_without_an_answer(
 
 
 @pytest.mark.asyncio
-async def test_the_fifth_look_in_a_row_without_an_answer_is_raised(
+async def test_section_4_the_fifth_look_in_a_row_without_an_answer_is_raised(
     server: ScriptedServer, endpoint: Endpoint, pauses: list[float]
 ) -> None:
     server.script(STATUS, DROP)
@@ -134,7 +136,9 @@ async def test_the_fifth_look_in_a_row_without_an_answer_is_raised(
 
 
 @pytest.mark.asyncio
-async def test_an_answer_begins_the_count_anew(server: ScriptedServer, endpoint: Endpoint, pauses: list[float]) -> None:
+async def test_section_4_an_answer_begins_the_count_anew(
+    server: ScriptedServer, endpoint: Endpoint, pauses: list[float]
+) -> None:
     look_without_answer = [DROP] * 2  # aiohttp asks again once by itself
     server.script(STATUS, *look_without_answer * 4, RUNNING, *look_without_answer * 4, COMPLETED)
     assert (await EndpointJob(QUEUED, endpoint).wait()).done
@@ -143,7 +147,7 @@ async def test_an_answer_begins_the_count_anew(server: ScriptedServer, endpoint:
 
 @pytest.mark.parametrize("status", [401, 404, 429, 500])
 @pytest.mark.asyncio
-async def test_a_refusal_ends_the_wait_at_once(
+async def test_section_4_a_refusal_ends_the_wait_at_once(
     server: ScriptedServer, endpoint: Endpoint, pauses: list[float], status: int
 ) -> None:
     server.script(STATUS, Answer({"error": "no"}, status=status))
@@ -155,7 +159,9 @@ async def test_a_refusal_ends_the_wait_at_once(
 
 
 @pytest.mark.asyncio
-async def test_the_timeout_wins_over_looks_without_an_answer(server: ScriptedServer, endpoint: Endpoint) -> None:
+async def test_section_4_the_timeout_wins_over_looks_without_an_answer(
+    server: ScriptedServer, endpoint: Endpoint
+) -> None:
     server.script(STATUS, DROP)
     with pytest.raises(TimeoutError, match="did not complete"):
         await EndpointJob(QUEUED, endpoint).wait(timeout=0.5)
