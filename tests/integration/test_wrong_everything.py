@@ -127,6 +127,8 @@ def test_a_refusal_of_rest_v2_comes_with_the_platforms_words(monkeypatch: pytest
         flash_plugins.close()
         fake.close()
     assert caught.value.status == 422
+    assert "endpoint 'wrong'" in str(caught.value)
+    assert "Endpoint(workers=…)" in str(caught.value)
 
 
 # -- capacity -----------------------------------------------------------------------------------------------
