@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 from .. import process
 from ..errors import NotFoundError, PlatformUnavailable
-from ..platforms.api import EndpointKind
 
 if TYPE_CHECKING:
     from ..platforms.models import EndpointInfo
-    from ..platforms.runpod import EndpointHandle, RunpodClient
+    from ..platforms.runpod import RunpodClient
 
-__all__ = ["find_endpoint", "handle_of", "list_endpoints", "on_platform", "require_lasting"]
+__all__ = ["find_endpoint", "list_endpoints", "on_platform", "require_lasting"]
 
 T = TypeVar("T")
 
@@ -74,10 +73,3 @@ async def find_endpoint(client: RunpodClient, name_or_id: str) -> EndpointInfo:
         return found[0]
     names = ", ".join(dict.fromkeys(endpoint.name for endpoint in endpoints[:20]))
     raise NotFoundError(f"there is no endpoint {name_or_id!r}; there are: {names or 'none'}", status=404)
-
-
-def handle_of(endpoint: EndpointInfo) -> EndpointHandle:
-    """Return what requests to an endpoint go by."""
-    from ..platforms.runpod import EndpointHandle  # as above
-
-    return EndpointHandle(endpoint.id, endpoint.name, endpoint.urls, endpoint.kind or EndpointKind.QUEUE)

@@ -68,7 +68,7 @@ def _findings() -> Iterator[Finding]:
     yield from _programs()
     if chosen is None:
         return
-    if not chosen.outlives_us:
+    if chosen.name == "local" and not chosen.outlives_us:
         said = "none runs now; one is started with the first call, or by `flash-plugins platform start`"
         yield Finding("local platform", State.NOTE, said)
         return

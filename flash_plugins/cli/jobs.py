@@ -11,7 +11,7 @@ import typer
 
 from ..errors import ApiError, ConfigError
 from ..platforms.api import EndpointKind
-from .connection import find_endpoint, handle_of, on_platform
+from .connection import find_endpoint, on_platform
 from .endpoints import NameOrId
 from .output import JsonOption, note, print_json, print_table
 
@@ -77,7 +77,7 @@ async def _queue(client: RunpodClient, name_or_id: str) -> EndpointHandle:
     endpoint = await find_endpoint(client, name_or_id)
     if endpoint.kind is EndpointKind.LOAD_BALANCER:
         raise ConfigError(f"endpoint {endpoint.name!r} is load-balanced: it takes HTTP requests and has no jobs")
-    return handle_of(endpoint)
+    return client.handle_of(endpoint)
 
 
 async def _requests(client: RunpodClient, handle: EndpointHandle) -> list[Mapping[str, Any]] | None:

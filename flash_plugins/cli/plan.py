@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from .. import process
 from ..deployment import plan_of
 from ..pending import Pending
 from .output import JsonOption, fail, note, print_json
@@ -28,10 +29,10 @@ def plan(
     plans = [(one, _planned(one)) for one in declared if one.kind is not None]
     left_out = [one.name for one in declared if one.kind is None]
     if as_json:
-        print_json({"endpoints": [_as_json(found) for _, found in plans], "notKnown": left_out})
+        print_json({"endpoints": [_as_json(found, _on_runpod(one)) for one, found in plans], "notKnown": left_out})
     else:
-        for _, found in plans:
-            _print(found)
+        for one, found in plans:
+            _print(found, _on_runpod(one))
         for name in left_out:
             note(
                 f"endpoint {name!r} has an image: its first request tells whether it takes jobs or HTTP requests; say "
@@ -47,17 +48,26 @@ def _planned(declared: Declared) -> EndpointPlan:
     ).result()
 
 
-def _print(found: EndpointPlan) -> None:
+def _on_runpod(declared: Declared) -> PriceRange | None:
+    """Return what it would cost on Runpod, where the local platform is asked: that one costs nothing."""
+    from ..platforms.prices import published_prices
+
+    return published_prices(declared.endpoint.config) if process.platform().name == "local" else None
+
+
+def _print(found: EndpointPlan, on_runpod: PriceRange | None) -> None:
     typer.echo(str(found))
     for volume in found.new_volumes:
         typer.echo(f"    network volume {volume.name!r} is to be created, {volume.size} GB")
     if found.price is not None:
         typer.echo(f"    {found.price}")
+    if on_runpod is not None:
+        typer.echo(f"    on Runpod {on_runpod}")
     for line in found.notes:
         typer.echo(f"    {line}")
 
 
-def _as_json(found: EndpointPlan) -> Mapping[str, Any]:
+def _as_json(found: EndpointPlan, on_runpod: PriceRange | None) -> Mapping[str, Any]:
     """Return a plan without values of variables, which may be secrets."""
     return {
         "name": found.name,
@@ -67,6 +77,7 @@ def _as_json(found: EndpointPlan) -> Mapping[str, Any]:
         "newVolumes": [volume.name for volume in found.new_volumes],
         "refusal": found.refusal,
         "price": None if found.price is None else _price(found.price),
+        "priceOnRunpod": None if on_runpod is None else _price(on_runpod),
         "notes": list(found.notes),
     }
 

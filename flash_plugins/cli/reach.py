@@ -12,7 +12,7 @@ from ..platforms.base import Connection
 from ..platforms.diagnosis import Cause, Watcher
 from ..platforms.models import EndpointInfo
 from ..platforms.runpod import EndpointKind, RunpodClient, TransportFailure
-from .connection import handle_of, list_endpoints
+from .connection import list_endpoints
 from .findings import Finding, State
 
 __all__ = ["platform_findings"]
@@ -78,7 +78,7 @@ async def _waiting(client: RunpodClient, endpoint: EndpointInfo) -> int:
     """Return how many jobs wait; the health of a load-balanced endpoint is that of one worker and does not tell."""
     if endpoint.kind is EndpointKind.LOAD_BALANCER or "health" not in endpoint.urls:
         return 0
-    health = await client.health(handle_of(endpoint))
+    health = await client.health(client.handle_of(endpoint))
     return int((health.get("jobs") or {}).get("inQueue") or 0)
 
 

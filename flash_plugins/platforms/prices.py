@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..config import EndpointConfig
@@ -13,7 +13,7 @@ from ..hardware import CPU_FLAVOR_MIN_VCPU, PRICE_DATE, PRICE_SOURCE, GpuGroup, 
 from .models import CpuInfo, GpuInfo
 from .rest import RestClient
 
-__all__ = ["PriceRange", "price_range"]
+__all__ = ["PriceRange", "price_range", "published_prices"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +67,17 @@ async def price_range(rest: RestClient, config: EndpointConfig) -> PriceRange:
     except ApiError:  # no catalog there
         prices = {}
     if not any(price is not None for price in prices.values()):
-        source, date = PRICE_SOURCE, PRICE_DATE
-        prices = _cpu_prices(config, ()) if config.cpu else _gpu_prices(config, ())
+        return published_prices(config)
+    return _range(config, prices, source, date)
+
+
+def published_prices(config: EndpointConfig) -> PriceRange:
+    """Return what workers of an endpoint cost on Runpod by our own table, without asking any platform."""
+    prices = _cpu_prices(config, ()) if config.cpu else _gpu_prices(config, ())
+    return _range(config, prices, PRICE_SOURCE, PRICE_DATE)
+
+
+def _range(config: EndpointConfig, prices: Mapping[str, float | None], source: str, date: str) -> PriceRange:
     known = [price for price in prices.values() if price is not None]
     return PriceRange(
         low_usd_per_hour=min(known, default=None),

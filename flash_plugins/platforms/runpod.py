@@ -128,7 +128,7 @@ class RunpodClient:
             As `Provisioner.ensure`.
         """
         wanted = Wanted(config, env, kind, cargo, image_args)
-        return self._handle(await self.provisioner.ensure(wanted))
+        return self.handle_of(await self.provisioner.ensure(wanted))
 
     def existing(self, endpoint_id: str, kind: EndpointKind) -> EndpointHandle:
         """Return an endpoint of which only the id is known: where Runpod puts such, without asking."""
@@ -147,12 +147,12 @@ class RunpodClient:
         Raises:
             NotFoundError: There is none.
         """
-        return self._handle(await self.rest.endpoint(endpoint_id))
+        return self.handle_of(await self.rest.endpoint(endpoint_id))
 
     async def find(self, name: str) -> EndpointHandle | None:
         """Return the endpoint of a name, the oldest if there are several, None if there is none."""
         found = await self.provisioner.named(name)
-        return self._handle(found[0]) if found else None
+        return self.handle_of(found[0]) if found else None
 
     async def job_answer(
         self,
@@ -212,7 +212,12 @@ class RunpodClient:
         """Return the endpoint's job and worker counts."""
         return await self.http.json("GET", handle.url("health"))
 
-    def _handle(self, endpoint: EndpointInfo) -> EndpointHandle:
+    def handle_of(self, endpoint: EndpointInfo) -> EndpointHandle:
+        """Return what requests to an endpoint go by.
+
+        Raises:
+            ApiError: The platform does not say where it takes requests.
+        """
         kind = endpoint.kind or EndpointKind.QUEUE
         urls = endpoint.urls
         needed = "run" if kind is EndpointKind.QUEUE else "base"

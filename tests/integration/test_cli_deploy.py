@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from flash_plugins.platforms.local.launch import find_running
+from flash_plugins.platforms.local.launch import find_running, launch
 from tests.integration.cli_support import flash, flash_json
 from tests.integration.local_support import WORKERS, Client
 from tests.support import require
@@ -119,7 +120,8 @@ def test_a_plan_says_what_deploying_does_and_what_is_ours_is_undeployed(folder: 
     client = Client.of(running)
     planned = flash_json("plan", "program.py")["endpoints"]
     assert [(entry["name"], entry["action"]) for entry in planned] == [("greeter", "create"), ("square", "create")]
-    assert all(entry["price"]["date"] and entry["price"]["source"] for entry in planned)
+    assert all(entry["price"]["highUsdPerHour"] == 0 for entry in planned)  # here
+    assert all("runpod.io" in entry["priceOnRunpod"]["source"] for entry in planned)
     assert client.ok("GET", "/v2/serverless") == {"endpoints": []}
 
     table = flash("deploy", "program.py").stdout
@@ -142,6 +144,42 @@ def test_a_plan_says_what_deploying_does_and_what_is_ours_is_undeployed(folder: 
     assert "no endpoint 'square'" in flash("undeploy", "square", "--yes", code=1).stderr
     flash("undeploy", code=2)
     flash("undeploy", "square", "--all", code=2)
+
+
+def test_a_plan_shows_what_a_gpu_costs_on_runpod(folder: Path) -> None:
+    (folder / "program.py").write_text(
+        "from flash_plugins import Endpoint\n\n@Endpoint(name='g', gpu='4090', workers=3)\ndef g(): ...\n"
+    )
+    shown = flash("plan", "program.py").stdout.splitlines()
+    assert shown[0] == "endpoint 'g' is to be created"
+    price = r" +on Runpod \$\d\.\d\d per worker and hour, at most \$\d\.\d\d for 3 workers \(.*20\d\d-\d\d\)"
+    assert re.fullmatch(price, shown[2])
+    assert find_running() is None
+
+
+def test_the_same_commands_work_on_runpod(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What answers there is a local platform; the client takes the other path."""
+    running = launch()
+    monkeypatch.setenv("FLASH_PLATFORM", "runpod")
+    monkeypatch.setenv("RUNPOD_API_KEY", running.key)
+    monkeypatch.setenv("RUNPOD_API_BASE_URL", running.url)
+    monkeypatch.setenv("RUNPOD_ENDPOINT_BASE_URL", f"{running.url}/v2")
+    try:
+        done = flash("deploy", "program.py", "--json")
+        assert "platform runpod" in done.stderr
+        assert "started a local platform" not in done.stderr
+        ids = {entry["name"]: entry["id"] for entry in json.loads(done.stdout)["deployed"]}
+        client = Client.of(running)
+        job = client.ok("POST", f"/v2/{ids['square']}/run", {"input": {"x": 5}})["id"]
+        client.finished(ids["square"], job)
+        assert flash_json("jobs", "show", job, "-e", "square")["output"] == 25
+        assert flash_json("jobs", "list", "square")["counts"]["completed"] == 1
+        assert "square" in flash("endpoints", "list").stdout
+        assert flash("logs", "square").returncode == 0
+        assert "found in RUNPOD_API_KEY" in flash("doctor").stdout
+        assert len(flash_json("undeploy", "--all", "--yes")["deleted"]) == 2
+    finally:
+        running.stop()
 
 
 def test_an_image_is_deployed_once_its_kind_is_said(folder: Path) -> None:
