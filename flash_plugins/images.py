@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .errors import ConfigError
 
-__all__ = ["ImageRule", "LocalImage", "find_rule"]
+__all__ = ["ImageRule", "LocalImage", "find_rule", "without_tag"]
 
 _WILDCARDS = re.compile(r"\[[^]]*\]|[*?]")
 
@@ -90,6 +90,12 @@ def find_rule(rules: Iterable[ImageRule], image: str) -> ImageRule | None:
     matching = [rule for rule in rules if rule.matches(image)]
     nearest = [rule for rule in matching if rule.source == matching[0].source]
     return max(nearest, key=lambda rule: rule.specificity, default=None)
+
+
+def without_tag(image: str) -> str:
+    """Return an image without its tag and digest; the port of a registry stays."""
+    path, slash, last = image.rpartition("/")
+    return path + slash + last.partition("@")[0].partition(":")[0]
 
 
 def _tagged(image: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from ..config import EndpointConfig
 from ..errors import ConfigError
 from ..hooks import hookimpl
-from ..images import ImageRule, LocalImage, find_rule
+from ..images import ImageRule, LocalImage, find_rule, without_tag
 from ..platforms import api
 
 __all__ = ["ConfiguredImages", "DockerImages", "docker_problem"]
@@ -77,12 +77,11 @@ class DockerImages:
         """
         problem = docker_problem()
         if problem is not None:
-            repository = image.partition("@")[0].rpartition(":")[0] or image
             raise ConfigError(
                 f"endpoint {config.name!r}: the local platform has no command for image {image!r}, and {problem}. "
                 f"Write one to {self._config_file()}, for example\n\n"
                 f"    [local.images]\n"
-                f'    "{repository}:*" = "python serve_stub.py --port $PORT"\n\n'
+                f'    "{without_tag(image)}:*" = "python serve_stub.py --port $PORT"\n\n'
                 "or start Docker, or run it on Runpod with FLASH_PLATFORM=runpod"
             )
         return LocalImage(_docker_run(image, config))

@@ -74,4 +74,5 @@ def _parameters(function: Any) -> dict[str, Any]:
 
 
 def _name_of(annotation: Any) -> str:
-    return annotation if isinstance(annotation, str) else str(getattr(annotation, "__name__", ""))
+    name = annotation if isinstance(annotation, str) else str(getattr(annotation, "__name__", ""))
+    return name.partition("[")[0]

@@ -14,7 +14,7 @@ import pytest
 from flash_plugins import ConfigError, EndpointConfig, LocalImage, PodTemplate, hookimpl
 from flash_plugins.builtin.local_image import ConfiguredImages, DockerImages, docker_problem
 from flash_plugins.hooks import HookManager
-from flash_plugins.images import ImageRule, find_rule
+from flash_plugins.images import ImageRule, find_rule, without_tag
 from flash_plugins.platforms import api
 from flash_plugins.settings import CONFIG_FILE, config_file, image_rules
 
@@ -107,6 +107,19 @@ def test_a_pattern_matches_and_no_tag_means_latest(image: str, pattern: str) -> 
 )
 def test_a_pattern_for_something_else_does_not_match(image: str, pattern: str) -> None:
     assert find_rule(rules(pattern), image) is None
+
+
+@pytest.mark.parametrize(
+    ("image", "repository"),
+    [
+        (VLLM, "vllm/vllm-openai"),
+        ("redis", "redis"),
+        ("localhost:5000/a/b", "localhost:5000/a/b"),
+        ("localhost:5000/a:1@sha256:0f", "localhost:5000/a"),
+    ],
+)
+def test_an_image_without_its_tag(image: str, repository: str) -> None:
+    assert without_tag(image) == repository
 
 
 def test_the_most_specific_pattern_wins() -> None:
