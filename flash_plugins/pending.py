@@ -7,13 +7,12 @@ The work runs on the dispatcher's background loop, whoever asks, so `result()` h
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import os
 import sys
 import threading
 import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Generator
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from . import process
@@ -65,6 +64,7 @@ class Pending(Coroutine[Any, Any, T], Generic[T]):
 
         Raises:
             WaitTimeout: `timeout` passed; the operation goes on, and may be asked for again.
+            CancelledError: It was cancelled, by `close()` or by a task that awaited it (`concurrent.futures`).
             Exception: Whatever the operation raises.
         """
         future = self._begin()
@@ -73,13 +73,17 @@ class Pending(Coroutine[Any, Any, T], Generic[T]):
                 f"{self._what}: result() in the thread that does the work would wait for itself; await it"
             )
         try:
-            done, _ = concurrent.futures.wait([future], timeout)
+            future.exception(timeout)  # raises no outcome, so a TimeoutError is of this wait
+        except CancelledError:
+            raise CancelledError(f"{self._what} was cancelled") from None
+        except TimeoutError:
+            raise WaitTimeout(
+                f"{self._what} has no outcome after {timeout:g} s; it goes on: ask again, or close() it"
+            ) from None
         except KeyboardInterrupt:
             future.cancel()
             raise
-        if not done:
-            raise WaitTimeout(f"{self._what} has no outcome after {timeout:g} s; it goes on: ask again, or close() it")
-        return self._outcome(future)
+        return future.result()
 
     def close(self) -> None:
         """Do not send it, or cancel it; also part of the coroutine protocol."""
@@ -154,9 +158,6 @@ class Pending(Coroutine[Any, Any, T], Generic[T]):
         except asyncio.CancelledError:
             future.cancel()
             raise
-        return self._outcome(future)
-
-    def _outcome(self, future: Future[T]) -> T:
         if future.cancelled():
             raise asyncio.CancelledError(f"{self._what} was cancelled")
         return future.result(0)
