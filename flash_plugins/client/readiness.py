@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import DependencyError, FlashPluginsError, NoWorkers
@@ -33,12 +34,21 @@ _MARGIN_S: Final = 1.0
 _LOOK_AFTER_S: Final = 15.0
 
 
+@dataclass(slots=True)
+class _Wait:
+    """One wait, which all requests of an endpoint share: each costs questions of a limited number."""
+
+    task: asyncio.Task[None]
+    requests: int = 0
+
+
 class Readiness:
     """What is known about the workers of one endpoint. Loop thread."""
 
     def __init__(self) -> None:
         self._ready_until: dict[str, float] = {}
         self._told: str | None = None
+        self._waits: dict[str, _Wait] = {}
 
     def note(self, handle: EndpointHandle, idle_timeout_s: float) -> None:
         """A worker has answered just now."""
@@ -68,33 +78,60 @@ class Readiness:
         """
         if time.monotonic() < self._ready_until.get(handle.id, 0.0):
             return
-        from ..platforms.diagnosis import Watcher
-        from ..platforms.runpod import RequestTimeout
+        wait = self._waits.get(handle.id)
+        if wait is None:
+            task = asyncio.ensure_future(self._until_ready(client, handle, idle_timeout_s, tell))
+            wait = self._waits[handle.id] = _Wait(task)
+        wait.requests += 1
+        try:
+            await asyncio.shield(wait.task)
+        finally:
+            wait.requests -= 1
+            if not wait.requests or wait.task.done():
+                if self._waits.get(handle.id) is wait:
+                    del self._waits[handle.id]
+                wait.task.cancel()  # where it goes on, nobody wants to know any more
+                await asyncio.wait([wait.task])
+
+    async def _until_ready(
+        self, client: RunpodClient, handle: EndpointHandle, idle_timeout_s: float, tell: Callable[[str, str], object]
+    ) -> None:
+        from ..platforms.diagnosis import Cause, Watcher
 
         began_at = looked_at = time.monotonic()
         watcher = Watcher(client.rest, handle.id, handle.name)
-        while True:
-            with contextlib.suppress(RequestTimeout):  # held, so there is none yet
-                response = await client.http.exchange("GET", handle.urls["health"], read_timeout_s=_HOLD_S)
-                if (failure := start_failure(response)) is not None:
-                    raise start_error(handle, failure)
-                if response.status_code == 404 and api.WORKER_ID_HEADER not in response.headers:
-                    return  # the endpoint is gone: the request itself will be told
-                if response.status_code < 500 and response.status_code != 204 and not says_no_worker(response):
-                    self.note(handle, idle_timeout_s)
-                    return
+        while not await _is_ready(client, handle):
             now = time.monotonic()
-            if now - looked_at > _LOOK_AFTER_S or now - began_at > api.WORKER_INIT_TIMEOUT_S:
+            if now - looked_at > _LOOK_AFTER_S:
                 looked_at = now
                 found = await _look(watcher)
-                if found.is_fatal or now - began_at > api.WORKER_INIT_TIMEOUT_S:
+                # What starts may pull a large image first, and install a lot: the platform ends what takes too long.
+                is_starting = found.cause is Cause.STARTING
+                limit_s = api.WORKER_INSTALL_TIMEOUT_S if is_starting else api.WORKER_INIT_TIMEOUT_S
+                if found.is_fatal or now - began_at > limit_s:
                     raise NoWorkers(
                         f"endpoint {handle.name!r} has no worker after {now - began_at:.0f} s: {found.text}"
                     )
-                if self._told != found.cause:  # several requests may wait for the same
+                if self._told != found.cause:
                     self._told = found.cause
                     tell(f"requests of endpoint {handle.name!r} wait: {found.text}", handle.name)
             await asyncio.sleep(_PAUSE_S)
+        self.note(handle, idle_timeout_s)
+
+
+async def _is_ready(client: RunpodClient, handle: EndpointHandle) -> bool:
+    """Ask once for the health of a worker, for as long as the question may be held."""
+    from ..platforms.runpod import RequestTimeout
+
+    try:
+        response = await client.http.exchange("GET", handle.urls["health"], read_timeout_s=_HOLD_S)
+    except RequestTimeout:  # held, so there is none yet
+        return False
+    if (failure := start_failure(response)) is not None:
+        raise start_error(handle, failure)
+    if response.status_code == 404 and api.WORKER_ID_HEADER not in response.headers:
+        return True  # the endpoint is gone: the request itself will be told
+    return response.status_code < 500 and response.status_code != 204 and not says_no_worker(response)
 
 
 def says_no_worker(response: httpx.Response) -> bool:
@@ -127,7 +164,9 @@ async def _look(watcher: Watcher) -> Diagnosis:
     from ..platforms.diagnosis import Cause, Diagnosis
 
     try:
-        found = await watcher.look()
-    except FlashPluginsError as error:
-        return Diagnosis(Cause.NO_WORKER, f"and why could not be found out: {error}")
-    return found or Diagnosis(Cause.STARTING, "a worker runs, and does not answer in time")
+        async with asyncio.timeout(_HOLD_S):  # it may wait for its turn: a worker that comes must not wait for it
+            found = await watcher.look()
+    except (FlashPluginsError, TimeoutError) as error:
+        reason = str(error) or f"the platform did not say within {_HOLD_S:g} s"
+        return Diagnosis(Cause.NO_WORKER, f"and why could not be found out: {reason}")
+    return found or Diagnosis(Cause.UNHEALTHY, "a worker runs, and does not answer in time")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -105,3 +106,46 @@ def test_a_platform_that_says_why_no_worker_starts_is_quoted(server: ScriptedSer
     server.script(PING, Answer({"error": "worker did not start: no module named 'torch'"}, status=502))
     with pytest.raises(NoWorkers, match="no module named 'torch'"):
         endpoint.post("/predict").result(30)
+
+
+def test_requests_that_wait_for_the_same_worker_ask_for_it_together(server: ScriptedServer, endpoint: Endpoint) -> None:
+    server.script(PING, NONE_YET, NONE_YET, "healthy")
+
+    async def ask() -> list[Any]:
+        return await asyncio.gather(*(endpoint.post("/predict") for _ in range(20)))
+
+    assert asyncio.run(ask()) == [{"label": "positive"}] * 20
+    assert len(server.seen(PING)) == 3
+
+
+def test_requests_that_wait_together_all_learn_that_no_worker_starts(
+    server: ScriptedServer, endpoint: Endpoint
+) -> None:
+    server.script(PING, NONE_YET, Answer({"error": "worker did not start: no module named 'torch'"}, status=502))
+
+    async def ask() -> list[Any]:
+        return await asyncio.gather(*(endpoint.post("/predict") for _ in range(3)), return_exceptions=True)
+
+    assert [type(error) for error in asyncio.run(ask())] == [NoWorkers] * 3
+
+
+def test_a_request_that_is_given_up_leaves_the_wait_to_the_others(server: ScriptedServer, endpoint: Endpoint) -> None:
+    server.script(PING, *[NONE_YET] * 20, "healthy")
+
+    async def ask() -> Any:
+        first, second = asyncio.create_task(endpoint.post("/predict")), asyncio.create_task(endpoint.post("/predict"))
+        await asyncio.to_thread(server.wait_for_requests, 4)
+        first.cancel()
+        return await second
+
+    assert asyncio.run(ask()) == {"label": "positive"}
+    assert len(server.seen(PREDICT)) == 1
+
+
+def test_what_starts_may_take_longer_than_what_does_not_come(
+    server: ScriptedServer, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flash_plugins.platforms.api.WORKER_INIT_TIMEOUT_S", 0.1)
+    server.script(PING, *[NONE_YET] * 20, "healthy")
+    server.script(WORKERS, workers("INITIALIZING"))
+    assert endpoint.post("/predict").result(60) == {"label": "positive"}
