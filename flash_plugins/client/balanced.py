@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from ..errors import ConfigError, PayloadTooLarge
+from ..errors import ConfigError, PayloadTooLarge, RemoteError
 from ..platforms import api
 from .jsonable import to_json
 from .readiness import says_no_worker, start_error, start_failure
@@ -100,6 +100,7 @@ class BalancedRequest:
         Raises:
             NoWorkers: Workers end before they take requests.
             DependencyError: They do because something cannot be installed.
+            RemoteError: A generator raised after it had yielded something.
             StatusError: The status is no success.
             TransportFailure: No answer came.
         """
@@ -153,6 +154,8 @@ def _refusal(client: RunpodClient, handle: EndpointHandle, response: httpx.Respo
         refusal = start_error(handle, failure)
         refusal.__cause__ = error
         return refusal
+    if response.is_redirect:
+        error.add_note(f"it points to {response.headers.get('Location')!r}; redirects are not followed")
     if response.status_code >= 500:
         with contextlib.suppress(ValueError):
             answer = response.json()
@@ -165,12 +168,26 @@ def _content(response: httpx.Response) -> Any:
     if not response.content:
         return None
     kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if kind in ("application/jsonl", "application/x-ndjson"):
+        return _yielded(response.text)
     if kind and not (kind.startswith("text/") or "json" in kind or kind == "application/xml"):
         return response.content
     try:
         return response.json()
     except ValueError:  # of another kind, or no JSON though it says so
         return response.text
+
+
+def _yielded(text: str) -> list[Any]:
+    """Return what a generator yielded: one JSON value a line, the last of which may be the exception that ended it."""
+    values = [json.loads(line) for line in text.splitlines() if line.strip()]
+    last = values[-1] if values else None
+    if isinstance(last, dict) and last.keys() == {"error", "error_type", "traceback"}:
+        kind = str(last["error_type"])
+        error = RemoteError(f"{kind.rpartition('.')[2]}: {last['error']}", type_name=kind)
+        error.add_note(f"raised on the worker after {len(values) - 1} values:\n{str(last['traceback']).rstrip()}")
+        raise error
+    return values
 
 
 def _field(value: Any) -> Any:

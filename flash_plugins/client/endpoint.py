@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, overload
 
-from ..errors import ConfigError, NotFoundError, PayloadTooLarge, PlatformUnavailable
+from ..dispatcher.window import Patience
+from ..errors import ApiError, ConfigError, NotFoundError, PayloadTooLarge, PlatformUnavailable
 from ..pending import Pending
 from ..platforms import api
 from ..platforms.api import EndpointKind
@@ -246,12 +247,22 @@ class EndpointClient:
         self, session: Session, operation: str, job_id: str | None = None, **request: Any
     ) -> dict[str, Any]:
         """Return what an operation of the job API is answered with. Loop thread."""
-        return await self._asked(
-            session,
-            EndpointKind.QUEUE,
-            lambda client, handle: client.job_answer(handle, operation, job_id, **request),
-            is_of_one_job=job_id is not None,
-        )
+
+        async def ask(client: RunpodClient, handle: EndpointHandle) -> dict[str, Any]:
+            return await client.job_answer(handle, operation, job_id, **request)
+
+        patience = Patience()
+        while True:
+            try:
+                return await self._asked(session, EndpointKind.QUEUE, ask, is_of_one_job=job_id is not None)
+            except PlatformUnavailable as error:
+                if operation in ("run", "runSync") and getattr(error, "was_sent", False):
+                    error.add_note("the platform may or may not run the job, so it is not sent again")
+                raise
+            except ApiError as error:
+                retry_after_s = getattr(error, "retry_after_s", None)  # of RateLimited: nothing was accepted
+                if retry_after_s is None or operation == "status" or not await patience.pause(retry_after_s):
+                    raise  # `EndpointJob.wait` takes every refusal of a look for the end, as `runpod_flash` does
 
     async def _asked(
         self,

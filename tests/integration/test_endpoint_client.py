@@ -26,6 +26,7 @@ from flash_plugins import (
     LocalImage,
     NotFoundError,
     NoWorkers,
+    RemoteError,
     ServerlessType,
     hookimpl,
     process,
@@ -154,6 +155,24 @@ async def test_what_a_route_raises_comes_with_its_traceback() -> None:
         await api.client.fail()
     assert caught.value.response.json()["error_type"].endswith("ValueError")
     assert "in fail" in caught.value.__notes__[0]
+
+
+@pytest.mark.asyncio
+async def test_a_route_that_yields_gives_a_list() -> None:
+    streams = Endpoint(name="client-streams", cpu="cpu5c-4-8")
+
+    @streams.get("/count")
+    def count(n: int, fails: bool = False) -> Iterator[dict[str, int]]:
+        for i in range(n):
+            yield {"i": i}
+        if fails:
+            raise ValueError("enough")
+
+    assert await streams.client.count(2) == [{"i": 0}, {"i": 1}]
+    assert await streams.client.count(1) == [{"i": 0}]
+    with pytest.raises(RemoteError, match="ValueError: enough") as caught:
+        await streams.client.count(1, fails=True)
+    assert "after 1 values" in caught.value.__notes__[0]
 
 
 @pytest.mark.asyncio

@@ -161,6 +161,8 @@ async def test_row_30_without_data_there_is_no_body(server: ScriptedServer, endp
         (Answer(b"\x89PNG", headers={"Content-Type": "image/png"}), b"\x89PNG"),
         (Answer(b"", status=204), None),
         (Answer(3, status=201), 3),
+        (Answer(b'{"n": 1}\n{"n": 2}\n', headers={"Content-Type": "application/jsonl"}), [{"n": 1}, {"n": 2}]),
+        (Answer(b'{"n": 1}\n', headers={"Content-Type": "application/jsonl"}), [{"n": 1}]),
     ],
 )
 @pytest.mark.asyncio
@@ -351,6 +353,25 @@ async def test_row_35_one_object_makes_both_kinds_of_request(server: ScriptedSer
     server.script("POST /lb/abc/v1/completions", {"text": "hi"})
     assert (await endpoint.run({"prompt": "hello"})).id == "j1"
     assert await endpoint.post("/v1/completions", {"prompt": "hello"}) == {"text": "hi"}
+
+
+@pytest.mark.asyncio
+async def test_a_submission_that_is_too_much_just_now_is_sent_when_the_platform_says(
+    server: ScriptedServer, endpoint: Endpoint
+) -> None:
+    limited = Answer({"error": "slow down"}, status=429, headers={"Retry-After": "0.05"})
+    server.script("POST /v2/abc/run", limited, limited, QUEUED)
+    assert (await endpoint.run(1)).id == "j1"
+    assert len(server.requests) == 3
+
+
+@pytest.mark.asyncio
+async def test_a_submission_whose_answer_got_lost_is_not_repeated(server: ScriptedServer, endpoint: Endpoint) -> None:
+    server.script("POST /v2/abc/run", DROP)
+    with pytest.raises(httpx.TransportError) as caught:
+        await endpoint.run(1)
+    assert "may or may not run" in caught.value.__notes__[0]
+    assert len(server.requests) == 1
 
 
 @pytest.mark.asyncio
