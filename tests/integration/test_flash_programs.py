@@ -258,3 +258,25 @@ def test_a_served_pipeline_calls_its_stages_on_their_own_workers(tmp_path: Path)
         path=[PROGRAMS / "mixed_pipeline"],
     )
     assert line == '200 {"label":"positive","score":0.4,"stages":["clean","score","report"]}'
+
+
+ELSEWHERE = """
+from runpod_flash import Endpoint
+
+print(Endpoint(name="p02-hash").runsync({"text": "flash", "algorithm": "md5"}).result(60).output)
+print(Endpoint(name="p02-count").runsync({"payload": {"text": "The length of it"}}).result(60).output)
+"""
+
+
+@pytest.mark.usefixtures("endpoint_id")  # a platform that runs
+def test_a_program_is_deployed_from_a_shell_and_called_without_it(tmp_path: Path) -> None:
+    require("typer")
+    (tmp_path / "alias").mkdir()
+    (tmp_path / "alias" / "runpod_flash.py").write_text(ALIAS, encoding="utf-8")
+    (tmp_path / "elsewhere.py").write_text(ELSEWHERE, encoding="utf-8")
+    command = tmp_path / "command.py"
+    command.write_text("from flash_plugins.cli import main\n\nmain()\n", encoding="utf-8")
+    deployed = run(command, tmp_path, "deploy", str(PROGRAMS / "cpu_worker.py"), path=[tmp_path / "alias"])
+    assert deployed.returncode == 0, deployed.stdout + deployed.stderr
+    done = run(tmp_path / "elsewhere.py", tmp_path, path=[tmp_path / "alias"])
+    assert done.stdout.splitlines() == ["a3940127", "{'words': 2, 'longest': 'length'}"], done.stderr
