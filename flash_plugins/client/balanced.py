@@ -41,7 +41,7 @@ class BalancedRequest:
         timeout_s: Seconds without an answer after which it is given up.
         headers: Those that the caller wants.
         params: The query.
-        files: Files of a form by field; a list for several of one field.
+        files: Files of a form by field; a list for several of one field. A form without any has `fields` alone.
         fields: Other fields of that form.
     """
 
@@ -76,10 +76,12 @@ class BalancedRequest:
         where = f"{method.lower()}({path!r})"
         if not isinstance(path, str) or not path.startswith("/"):
             raise ConfigError(f"{where}: the path is a text that begins with '/', such as '/predict'")
-        if files and data is not None and not isinstance(data, Mapping):
+        is_form = files is not None
+        if is_form and data is not None and not isinstance(data, Mapping):
             raise ConfigError(f"{where}: beside files, data is a mapping of form fields, not {type(data).__name__}")
         checked_timeout(timeout_s, where)
-        content = None if data is None or files else to_json(data, f"the data of {where}")
+        fields = data if is_form and data else {}
+        content = None if data is None or is_form else to_json(data, f"the data of {where}")
         _check_size(content, where)
         return cls(
             method.upper(),
@@ -89,7 +91,7 @@ class BalancedRequest:
             headers=headers or {},
             params=params or {},
             files=files or {},
-            fields={name: _field(value) for name, value in data.items() if value is not None} if files and data else {},
+            fields={name: _field(value) for name, value in fields.items() if value is not None},
         )
 
     async def exchange(self, client: RunpodClient, handle: EndpointHandle) -> Any:
@@ -122,7 +124,7 @@ class BalancedRequest:
 
         url = httpx.URL(base_url + self.path).copy_merge_params(self.params)
         headers, content = dict(self.headers), self.content
-        if self.files:
+        if self.files or self.fields:
             files = [
                 (name, file)
                 for name, given in self.files.items()

@@ -8,42 +8,39 @@ from __future__ import annotations
 
 import inspect
 import re
-import types
-import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
 from ..errors import ConfigError
 from ..routes import Route
+from .places import IN_PATH, Kind, Place, hints_of, is_model, places_of
 
 __all__ = ["decoder_of", "request_of"]
 
-#: `{name}` and `{name:path}` in the path of a route.
-_IN_PATH = re.compile(r"{(\w+)(?::(\w+))?}")
-_UNNAMED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-
 
 def request_of(route: Route, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return path, data, params and files of the request that calls a route function with these arguments.
+    """Return path, data, params, headers and files of the request that calls a route function with these arguments.
 
     Raises:
         TypeError: The function does not take them, as Python itself says it.
     """
-    values = _bound(route, args, kwargs)
-    hints = _hints(route.function)
-    path = _path(route, values)
-    if route.method == "GET":
-        return {"path": path, "params": _query(values)}
-    models = [name for name in values if _is_model(hints.get(name))]
-    if models:
-        body = values.pop(models[0]) if len(models) == 1 else {name: values.pop(name) for name in models}
-        return {"path": path, "data": body, "params": _query(values)}
-    files = {name: _file(name, values[name]) for name in values if _is_file(hints.get(name))}
-    if files:
-        fields = {name: value for name, value in values.items() if name not in files}
-        return {"path": path, "data": fields, "files": {name: file for name, file in files.items() if file is not None}}
-    return {"path": path, "data": values or None}
+    places = places_of(route)
+    values = _bound(route, places, args, kwargs)
+    request: dict[str, Any] = {"path": _path(route, values)}
+    at: dict[Kind, dict[str, Any]] = {kind: {} for kind in Kind}
+    for name, value in values.items():
+        at[places[name].kind][places[name].alias] = value
+    if at[Kind.HEADER]:
+        request["headers"] = {name: str(value) for name, value in at[Kind.HEADER].items() if value is not None}
+    if any(place.kind in (Kind.FORM, Kind.FILE) for place in places.values()):
+        request["data"] = {**at[Kind.FORM], **at[Kind.FIELD]}
+        request["files"] = {name: _file(name, file) for name, file in at[Kind.FILE].items() if file is not None}
+    else:
+        request |= _body(route, places, {**at[Kind.FIELD], **at[Kind.BODY]})
+    if route.method == "GET" or at[Kind.QUERY]:
+        request["params"] = {name: value for name, value in at[Kind.QUERY].items() if value is not None}
+    return request
 
 
 def decoder_of(route: Route) -> Callable[[Any], Any] | None:
@@ -51,37 +48,33 @@ def decoder_of(route: Route) -> Callable[[Any], Any] | None:
 
     A function that returns a model of pydantic, by its annotation, gives one.
     """
-    annotation: Any = _hints(route.function).get("return")
-    if not _is_model(annotation):
+    annotation: Any = hints_of(route.function).get("return")
+    if not is_model(annotation):
         return None
     return lambda content: annotation.model_validate(content) if isinstance(content, dict) else content
 
 
-def _bound(route: Route, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    signature = inspect.signature(route.function)
+def _bound(route: Route, places: Mapping[str, Place], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        bound = signature.bind_partial(*args, **kwargs)
+        bound = inspect.signature(route.function).bind_partial(*args, **kwargs)
     except TypeError as error:
         raise TypeError(f"{route.function_name}() {error}") from None
-    missing = [
-        name
-        for name, parameter in signature.parameters.items()
-        if name not in bound.arguments and parameter.default is parameter.empty and not _is_provided(parameter)
-    ]
+    missing = [name for name, place in places.items() if name not in bound.arguments and place.is_required]
     if missing:
         raise TypeError(f"{route.function_name}() missing the arguments {', '.join(map(repr, missing))}")
-    surplus = [name for name in bound.arguments if signature.parameters[name].kind in _UNNAMED]
-    if surplus:
-        raise TypeError(f"{route.function_name}(): what *args and **kwargs take does not travel to a route")
+    for name in bound.arguments:
+        if name not in places:
+            raise TypeError(f"{route.function_name}(): what *args and **kwargs take does not travel to a route")
+        if places[name].kind is Kind.PROVIDED:
+            raise TypeError(f"{route.function_name}(): {name!r} is made on the worker, by FastAPI, and is not sent")
     return dict(bound.arguments)
 
 
-def _is_provided(parameter: inspect.Parameter) -> bool:
-    """Return whether FastAPI fills it in on the worker, or nobody does."""
-    annotation = parameter.annotation
-    home = annotation if isinstance(annotation, str) else getattr(annotation, "__module__", "") or ""
-    is_of_framework = str(home).partition(".")[0] in ("fastapi", "starlette", "Request", "WebSocket", "Response")
-    return parameter.kind in _UNNAMED or is_of_framework
+def _body(route: Route, places: Mapping[str, Place], values: Mapping[str, Any]) -> dict[str, Any]:
+    wholes = [place for place in places.values() if place.kind is Kind.BODY]
+    if len(wholes) == 1 and not wholes[0].is_embedded:
+        return {"data": values.get(wholes[0].alias)}
+    return {"data": dict(values) or None} if wholes or route.method != "GET" else {}
 
 
 def _path(route: Route, values: dict[str, Any]) -> str:
@@ -99,37 +92,10 @@ def _path(route: Route, values: dict[str, Any]) -> str:
             )
         return quote(text, safe="/" if converter == "path" else "")
 
-    return _IN_PATH.sub(filled, route.path)
-
-
-def _query(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}
+    return IN_PATH.sub(filled, route.path)
 
 
 def _file(name: str, value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [(name, entry) for entry in value]
     return None if value is None else (name, value)
-
-
-def _hints(function: Callable[..., Any]) -> dict[str, Any]:
-    try:
-        return typing.get_type_hints(function)
-    except Exception:  # noqa: BLE001 - annotations are any expressions of the user's, and may name what is not here
-        return dict(getattr(function, "__annotations__", {}))
-
-
-def _is_model(annotation: Any) -> bool:
-    return isinstance(annotation, type) and hasattr(annotation, "model_validate")
-
-
-def _is_file(annotation: Any) -> bool:
-    """Return whether a worker reads it from a file of the form."""
-    if annotation is None:
-        return False
-    is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
-    for member in typing.get_args(annotation) if is_union else (annotation,):
-        content = typing.get_args(member)[:1] if typing.get_origin(member) is not None else (member,)
-        if any(kind is bytes or getattr(kind, "__name__", "") == "UploadFile" for kind in content):
-            return True
-    return False

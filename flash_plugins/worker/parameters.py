@@ -26,7 +26,7 @@ from fastapi import BackgroundTasks, File, Form, Query, UploadFile
 from fastapi.security import SecurityScopes
 from pydantic import BaseModel, BeforeValidator, Field, create_model
 from pydantic.errors import PydanticUserError
-from pydantic_core import from_json
+from pydantic_core import PydanticUndefined, from_json
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
@@ -79,10 +79,16 @@ class Parameters:
         self._route = route
         self._all = _parameters_of(route)
         self._fields: dict[str, str] = {}
+        self._marked: set[str] = set()
+        self._model: type[BaseModel] | None = None
         in_path = set(_IN_PATH.findall(route.path))
         own = [p for p in self._all if p.name not in in_path]
         injected = [p for p in own if _is_injected(p)]
         read = [p for p in own if not _is_injected(p)]
+        if route.method != "GET" and read and not any(_is_model(p.annotation) or _is_file(p.annotation) for p in read):
+            # Fields of the one body, too: FastAPI would put its own two next to each other, under names of ours.
+            marked = [p for p in injected if _body_mark(p) is not None]
+            injected, read = [p for p in injected if p not in marked], read + marked
         self.signature = [
             *(_without_default(p).said() for p in self._all if p.name in in_path),
             *(p.said() for p in injected),
@@ -100,9 +106,11 @@ class Parameters:
         """Return what to call the function with, of what FastAPI found for `signature`."""
         values = dict(given)
         body = values.pop(_FIELDS, None)
+        if body is None and self._marked and self._model is not None:
+            body = self._model()  # no body was sent, and no field of it is required
         if body is not None:
-            # Fields that were not sent are left to the function's own defaults.
-            values |= {self._fields[field]: getattr(body, field) for field in body.model_fields_set}
+            # Fields that were not sent are left to the function's own defaults, unless those are `Body(…)`.
+            values |= {self._fields[field]: getattr(body, field) for field in {*body.model_fields_set, *self._marked}}
         args = []
         for parameter in self._all:
             if not parameter.is_positional:
@@ -116,7 +124,7 @@ class Parameters:
         return [p.said(Annotated[p.annotation, Query()] if _is_list(p.annotation) else None) for p in parameters]
 
     def _in_body(self, parameters: list[_Parameter]) -> list[inspect.Parameter]:
-        if any(isinstance(p.annotation, type) and issubclass(p.annotation, BaseModel) for p in parameters):
+        if any(_is_model(p.annotation) for p in parameters):
             return [p.said() for p in parameters]
         if any(_is_file(p.annotation) for p in parameters):
             return [
@@ -134,7 +142,14 @@ class Parameters:
             field = f"field_{number}"
             self._fields[field] = parameter.name
             default = ... if parameter.is_required else parameter.default
-            fields[field] = (parameter.annotation, Field(default, alias=parameter.name, title=_title(parameter.name)))
+            alias, mark = parameter.name, _body_mark(parameter)
+            if mark is not None:
+                alias = mark.alias or alias
+            if isinstance(default, fastapi.params.Body):
+                self._marked.add(field)
+                default = default.get_default(call_default_factory=True)
+                default = ... if default is PydanticUndefined else default
+            fields[field] = (parameter.annotation, Field(default, alias=alias, title=_title(parameter.name)))
         name = "".join(part.title() for part in _function_name(self._route).split("_")) + "Body"
         try:
             model = create_model(name, **fields)
@@ -143,7 +158,8 @@ class Parameters:
                 f"{self._route.name}: {self._culprit(parameters)} cannot be read from JSON ({error}); annotate it as "
                 "the JSON that callers send, such as list[float], and convert it in the function"
             ) from error
-        is_optional = all(not parameter.is_required for parameter in parameters)
+        self._model = model
+        is_optional = not any(field.is_required() for field in model.model_fields.values())
         said = inspect.Parameter(
             _FIELDS,
             inspect.Parameter.KEYWORD_ONLY,
@@ -185,6 +201,16 @@ def _is_injected(parameter: _Parameter) -> bool:
         marks += more
     is_provided = isinstance(annotation, type) and issubclass(annotation, _INJECTED_TYPES)
     return is_provided or any(isinstance(mark, _INJECTED_MARKS) for mark in marks)
+
+
+def _body_mark(parameter: _Parameter) -> fastapi.params.Body | None:
+    """Return the `Body(…)` that it is marked with, None where there is none; forms and files are something else."""
+    metadata = getattr(parameter.annotation, "__metadata__", ())
+    return next((mark for mark in (parameter.default, *metadata) if type(mark) is fastapi.params.Body), None)
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 def _alternatives(annotation: Any) -> tuple[Any, ...]:

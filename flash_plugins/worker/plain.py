@@ -39,7 +39,7 @@ def plain(value: Any, what: str, _place: str = "", _depth: int = 0) -> Any:
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
-        return str.__str__(value)
+        return _text(value, what, _place)
     if isinstance(value, int):
         return int(value)
     if isinstance(value, float):
@@ -48,7 +48,10 @@ def plain(value: Any, what: str, _place: str = "", _depth: int = 0) -> Any:
         raise TypeError(f"{what} has no JSON form: it contains itself, or is nested more than {_DEPTH_MAX} levels deep")
     inner = _opened(value)
     if isinstance(inner, dict):
-        return {key: plain(item, what, f"{_place}[{key!r}]", _depth + 1) for key, item in inner.items()}
+        return {
+            _text(key, what, f"{_place}[{key!r}]"): plain(item, what, f"{_place}[{key!r}]", _depth + 1)
+            for key, item in inner.items()
+        }
     if isinstance(inner, list):
         return [plain(item, what, f"{_place}[{number}]", _depth + 1) for number, item in enumerate(inner)]
     if inner is not value:
@@ -58,6 +61,20 @@ def plain(value: Any, what: str, _place: str = "", _depth: int = 0) -> Any:
     raise TypeError(
         f"{what} has no JSON form{where}; a job in plain JSON returns dicts, lists, numbers, texts, models or arrays"
     )
+
+
+def _text(value: str, what: str, place: str) -> str:
+    """Return a text that JSON can be made of: file names that are no UTF-8 have halves of characters in them."""
+    text = str.__str__(value)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        where = f" at {place}" if place else ""
+        raise TypeError(
+            f"{what} has no JSON form: the text{where} has {text[error.start]!r}, half a character; "
+            "text.encode(errors='replace').decode() has '?' in its place"
+        ) from None
+    return text
 
 
 def _opened(value: Any) -> Any:

@@ -236,11 +236,11 @@ class Runner:
         if not self._streams:
             what = f"the result of {_name_of(call.function)}()"
             found = plain(list(value) if inspect.isgenerator(value) else value, what)
-            check_size(len(json.dumps(found, ensure_ascii=False)), api.RUN_MAX_BYTES, what, RESULT_REMEDY)
+            check_size(_json_size(found), api.RUN_MAX_BYTES, what, RESULT_REMEDY)
             return found
         for part in value if inspect.isgenerator(value) else [value]:
             found = plain(part, "a yielded value")
-            size, limit = len(json.dumps(found, ensure_ascii=False)), api.STREAM_CHUNK_MAX_BYTES
+            size, limit = _json_size(found), api.STREAM_CHUNK_MAX_BYTES
             check_size(size, limit, "a yielded value", _CHUNK_REMEDY)
             self._send_chunk(job_id, found)
         return None
@@ -348,6 +348,11 @@ def _drained(values: AsyncIterator[Any], drive: Callable[[Any], Any]) -> Iterato
 
 
 _END = object()
+
+
+def _json_size(value: Any) -> int:
+    """Return how many bytes the JSON of it has, as it is sent."""
+    return len(json.dumps(value, ensure_ascii=False).encode())
 
 
 def _name_of(function: Callable[..., Any]) -> str:

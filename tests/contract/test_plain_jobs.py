@@ -53,6 +53,8 @@ def many(kind: str) -> Any:
         "object": {"a": [1, object()]},
         "soft error": {"error": "not today", "detail": 1},
         "generator": (n for n in range(3)),
+        "half a character": ["a", os.fsdecode(b"\xff.txt")],
+        "half a key": {"\ud800": 1},
         "large": "x" * 10_000_001,
     }[kind]
 
@@ -234,6 +236,15 @@ def test_row_20_results_are_plain_json(stage: Stage, several: str, kind: str, ex
 def test_a_result_that_json_cannot_hold_is_named_with_its_place(stage: Stage, several: str) -> None:
     told = stage.error(several, {"__function": "many", "kind": "object"})
     assert "the result of many() has no JSON form: it has a object at ['a'][1]" in told["error_message"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"), [("half a character", r"the text at [1] has '\udcff'"), ("half a key", r"'\ud800'")]
+)
+def test_texts_that_are_no_unicode_fail_the_job_at_once(stage: Stage, several: str, kind: str, words: str) -> None:
+    told = stage.error(several, {"__function": "many", "kind": kind})
+    assert "the result of many() has no JSON form" in told["error_message"]
+    assert words in told["error_message"]
     large = stage.error(several, {"__function": "many", "kind": "large"})
     assert "the result of many() takes 10.0 MB on the wire" in large["error_message"]
 

@@ -16,7 +16,7 @@ from tests.support import require
 from tests.unit.worker_process import Worker, routes, worker
 
 if require("fastapi") and require("uvicorn"):
-    from fastapi import BackgroundTasks, Depends, Header, Request, Response, UploadFile
+    from fastapi import BackgroundTasks, Body, Depends, Header, Request, Response, UploadFile
     from pydantic import BaseModel, Field
 
 
@@ -91,6 +91,14 @@ def odd_names(first, /, json, copy=1, model_config=2, _hidden=3, schema=4):  # t
     return [first, json, copy, model_config, _hidden, schema]
 
 
+def marked(a: int, b: Annotated[int, Body()], c: int = Body(5), d: int = Body(6, alias="dee")) -> Any:
+    return [a, b, c, d]
+
+
+def marked_alone(a: int = 1, b: int = Body(2)) -> Any:
+    return [a, b]
+
+
 NOT_JSON = object()
 
 
@@ -132,6 +140,7 @@ CARGO = routes(
     ("POST", "/unannotated", unannotated), ("GET", "/unannotated", unannotated), ("POST", "/odd-names", odd_names),
     ("POST", "/odd-default", odd_default), ("POST", "/upload", upload), ("POST", "/uploads", uploads),
     ("POST", "/upload-file", upload_file), ("POST", "/injected", injected),
+    ("POST", "/marked", marked), ("POST", "/marked-alone", marked_alone),
 )  # fmt: skip
 
 
@@ -255,6 +264,14 @@ def test_what_fastapi_provides_is_provided(served: Worker) -> None:
     assert (answer.status, answer.json) == (202, ["POST", 3, "ann"])
     assert answer.headers["x-count"] == "3"
     served.wait_for_log("background task ran")
+
+
+def test_parameters_marked_as_body_are_fields_beside_the_others(served: Worker) -> None:
+    assert served.post("/marked", {"a": 1, "b": 2}).json == [1, 2, 5, 6]
+    assert served.post("/marked", {"a": 1, "b": 2, "c": 3, "dee": 4}).json == [1, 2, 3, 4]
+    assert served.post("/marked", {"a": 1}).json["detail"][0]["loc"] == ["body", "b"]
+    assert served.post("/marked-alone").json == [1, 2]
+    assert served.post("/marked-alone", {"b": 3}).json == [1, 3]
 
 
 def test_the_description_has_the_parameters_by_their_names(served: Worker) -> None:

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from typing import Annotated, Any
 
 import pytest
 
 from flash_plugins import ConfigError, Endpoint
+from flash_plugins.client.balanced import BalancedRequest
 from flash_plugins.client.routecall import decoder_of, request_of
 from tests.support import require
 
@@ -70,6 +72,54 @@ def test_a_model_is_the_body_itself() -> None:
     item = Item(name="a")
     assert _sent("post", "/i", create, item, dry=True) == {"path": "/i", "data": item, "params": {"dry": True}}
     assert _sent("post", "/i", both, item, item)["data"] == {"one": item, "two": item}
+
+
+@dataclasses.dataclass
+class Point:
+    x: int
+
+
+def test_objects_beside_a_model_are_in_the_body_with_it() -> None:
+    def create(item: Item, more: dict[str, int], at: Point | None = None, n: int = 1) -> None: ...
+
+    item = Item(name="a")
+    sent = _sent("post", "/i", create, item, {"a": 1}, n=2)
+    assert sent == {"path": "/i", "data": {"item": item, "more": {"a": 1}}, "params": {"n": 2}}
+    assert _sent("get", "/i", lambda: None) == {"path": "/i", "params": {}}
+
+    def look(item: Item, q: str = "") -> None: ...
+
+    assert _sent("get", "/i", look, item, "x") == {"path": "/i", "data": item, "params": {"q": "x"}}
+
+
+def test_what_parameters_are_marked_with_is_heeded() -> None:
+    fastapi = require("fastapi")
+    who = fastapi.Depends(lambda: "nobody")
+
+    token, b = fastapi.Header(), fastapi.Body(2)
+
+    def mark(a: int, q: str = fastapi.Query("z"), x_token: str = token, b: int = b, user: str = who) -> None: ...
+
+    sent = _sent("post", "/m", mark, 1, q="y", x_token="t", b=3)
+    assert sent == {"path": "/m", "headers": {"x-token": "t"}, "params": {"q": "y"}, "data": {"a": 1, "b": 3}}
+    with pytest.raises(TypeError, match="'x_token'"):
+        _sent("post", "/m", mark, 1)
+    with pytest.raises(TypeError, match="'user' is made on the worker"):
+        _sent("post", "/m", mark, 1, x_token="t", user="me")
+
+    def noted(a: str, user: str) -> None: ...
+
+    noted.__annotations__.update(a=Annotated[str, fastapi.Form()], user=Annotated[str, who])
+
+    assert _sent("post", "/n", noted, "x") == {"path": "/n", "data": {"a": "x"}, "files": {}}
+    form = BalancedRequest.make("POST", "/n", {"a": "x"}, timeout_s=1, files={})
+    assert form._encoded("http://h")[1] == b"a=x"
+
+    def whole(item: Item) -> None: ...
+
+    whole.__annotations__["item"] = Annotated[Item, fastapi.Body(embed=True)]
+
+    assert _sent("post", "/w", whole, Item(name="a"))["data"] == {"item": Item(name="a")}
 
 
 def test_bytes_are_files_and_the_others_form_fields() -> None:
