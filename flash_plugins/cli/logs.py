@@ -4,12 +4,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import datetime
 import json
 import re
 import sys
-from collections.abc import AsyncIterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,8 +28,6 @@ __all__ = ["logs"]
 #: How often it is asked for new workers, seconds: on a platform that counts requests, and on one that does not.
 _LOOK_S = 5.0
 _EAGER_LOOK_S = 0.5
-#: How long a log may pause before it counts as read, seconds.
-_QUIET_S = 1.0
 #: Most lines that the platform gives of what is there already.
 _TAIL_MAX = 5_000
 #: Exit code after Ctrl-C, as shells have it.
@@ -124,15 +120,12 @@ class _Follower:
             note(f"the log of worker {worker_id} broke off: {error}")
 
     async def _read(self, rest: RestClient, endpoint: EndpointInfo, worker_id: str) -> list[LogLine]:
-        """Return the last lines of a log. The stream has no end while its worker lives: a pause stands for it."""
         if self._tail == 0:
             return []
-        found: list[LogLine] = []
-        async with contextlib.aclosing(rest.logs(endpoint.id, worker_id, tail=self._tail, since=self._since)) as log:
-            with contextlib.suppress(NotFoundError, TimeoutError):
-                async for line in _until_quiet(log):
-                    found.append(line)
-        return found
+        try:
+            return await rest.log_tail(endpoint.id, worker_id, lines=self._tail, since=self._since)
+        except NotFoundError:
+            return []  # it ended between the two requests
 
     def _print(self, worker_id: str, line: LogLine) -> None:
         if self._as_json:
@@ -143,16 +136,6 @@ class _Follower:
             text = f"{worker_id} {source}{line.line}"
         typer.echo(text)
         sys.stdout.flush()
-
-
-async def _until_quiet(log: AsyncIterator[LogLine]) -> AsyncIterator[LogLine]:
-    while True:
-        async with asyncio.timeout(_QUIET_S):
-            try:
-                line = await anext(log)
-            except StopAsyncIteration:
-                return
-        yield line
 
 
 def _moment(text: str) -> str:

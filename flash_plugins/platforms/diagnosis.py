@@ -62,6 +62,7 @@ class _Seen:
     since: float
     was_ready: bool = False
     log: list[str] = field(default_factory=list)
+    has_run: bool = False  # whether its container wrote something; before that the platform itself has words, too
 
 
 class Watcher:
@@ -117,15 +118,17 @@ class Watcher:
                 lines = await self._rest.log_tail(self._id, worker.id, lines=_LOG_LINES)
             except FlashPluginsError:
                 continue  # it ended meanwhile, or has no log yet; without one the diagnosis is only shorter
-            self._seen[worker.id].log = [line.line for line in lines]
+            seen = self._seen[worker.id]
+            seen.log = [line.line for line in lines]
+            seen.has_run = seen.has_run or any(line.source != "system" for line in lines)
             return
 
     def _crashing(self, ended: Sequence[_Seen], ill: Sequence[WorkerInfo]) -> Diagnosis:
         failed = [*ended, *(self._seen[worker.id] for worker in ill)]
         ids = ", ".join(seen.info.id for seen in failed)
-        told = next((seen for seen in reversed(failed) if seen.log), None)
-        # Without any log they may as well have been moved for want of capacity, before anything of ours ran.
-        is_fatal = len(failed) >= FAILED_STARTS and told is not None
+        told = max(reversed(failed), key=lambda seen: (seen.has_run, bool(seen.log)))
+        # Where nothing of ours ran they may as well have been moved for want of capacity.
+        is_fatal = len(failed) >= FAILED_STARTS and told.has_run
         text = f"its workers end before they take a first job ({ids}){_log_text(told)}"
         return Diagnosis(Cause.ENDING, text, is_fatal)
 
@@ -185,6 +188,6 @@ def _failed(seen: _Seen) -> bool:
 
 
 def _log_text(seen: _Seen | None) -> str:
-    if seen is None:
+    if seen is None or not seen.log:
         return "; no log of them could be read"
     return f"; the log of {seen.info.id} ends with:\n" + "\n".join(seen.log)

@@ -55,6 +55,8 @@ _QUIET_PAUSE_S: Final = 5.0
 _MAX_PAGES: Final = 1_000
 #: A stream of log lines that ended sooner than this, with nothing new, is over rather than cut.
 _STREAM_LIVES_S: Final = 5.0
+#: Seconds that the first line of a log may take: Runpod's come from another continent.
+FIRST_LINE_S = 5.0
 #: Longest silence of a stream of log lines, seconds: heartbeats come more often.
 _SILENCE_S: Final = 120.0
 
@@ -162,14 +164,22 @@ class RestClient:
                     return
 
     async def log_tail(
-        self, endpoint_id: str, worker_id: str, *, lines: int = 50, quiet_s: float = 1.0
+        self, endpoint_id: str, worker_id: str, *, lines: int = 50, since: str | None = None, quiet_s: float = 1.0
     ) -> list[LogLine]:
-        """Return the last lines of a worker's log, as far as they come without a pause of `quiet_s` seconds."""
+        """Return the last lines of a worker's log. It has no end while the worker lives: a pause stands for it.
+
+        Args:
+            endpoint_id: The endpoint.
+            worker_id: One of its workers.
+            lines: Most lines, 1 to 5000.
+            since: RFC 3339 time to begin at.
+            quiet_s: Seconds without a further line after which it counts as read; the first may take longer.
+        """
         found: list[LogLine] = []
-        async with contextlib.aclosing(self.logs(endpoint_id, worker_id, tail=lines)) as log:
+        async with contextlib.aclosing(self.logs(endpoint_id, worker_id, tail=lines, since=since)) as log:
             with contextlib.suppress(TimeoutError, StopAsyncIteration):
                 while len(found) < lines:
-                    async with asyncio.timeout(quiet_s):
+                    async with asyncio.timeout(quiet_s if found else max(quiet_s, FIRST_LINE_S)):
                         found.append(await anext(log))
         return found
 

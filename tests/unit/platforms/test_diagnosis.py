@@ -27,8 +27,8 @@ def fake() -> Iterator[FakeRunpod]:
     server.close()
 
 
-def log(*lines: str) -> Answer:
-    events = "".join(f'id: {n}\ndata: {{"source":"container","line":{_json(line)},"ts":"t"}}\n\n'
+def log(*lines: str, source: str = "container") -> Answer:
+    events = "".join(f'id: {n}\ndata: {{"source":"{source}","line":{_json(line)},"ts":"t"}}\n\n'
                      for n, line in enumerate(lines))  # fmt: skip
     return Answer(200, events.encode(), {"Content-Type": "text/event-stream"})
 
@@ -37,11 +37,13 @@ def _json(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def looks(fake: FakeRunpod, *shown: Sequence[tuple[str, str]], lines: Sequence[str] = TRACEBACK) -> Any:
+def looks(
+    fake: FakeRunpod, *shown: Sequence[tuple[str, str]], lines: Sequence[str] = TRACEBACK, source: str = "container"
+) -> Any:
     """Look at the workers once for each listing of (id, status); return every diagnosis."""
     fake.script("workers", *(workers_answer(listing) for listing in shown))
     for _ in shown:
-        fake.script("logs", log(*lines), problem(404, "gone"))
+        fake.script("logs", log(*lines, source=source), problem(404, "gone"))
 
     async def run() -> list[Diagnosis | None]:
         http = HttpClient(Connection(api_base=fake.base, key=KEY))
@@ -86,6 +88,13 @@ def test_workers_that_end_again_and_again_are_hopeless_and_their_traceback_is_to
 def test_workers_that_were_moved_before_anything_ran_are_not_hopeless(fake: FakeRunpod) -> None:
     listings = [[("w1", "INITIALIZING")], [("w2", "INITIALIZING")], [("w3", "INITIALIZING")], []]
     assert not any(one.is_fatal for one in looks(fake, *listings, lines=[]))
+
+
+def test_lines_of_the_platform_itself_do_not_tell_that_anything_ran(fake: FakeRunpod) -> None:
+    listings = [[("w1", "INITIALIZING")], [("w2", "INITIALIZING")], [("w3", "INITIALIZING")], []]
+    found = looks(fake, *listings, lines=["pulling image", "no space left on the machine"], source="system")
+    assert not any(one.is_fatal for one in found)
+    assert found[-1].text.endswith("no space left on the machine")
 
 
 @pytest.mark.parametrize("status", ["THROTTLED", "STALE", "IDLE"])

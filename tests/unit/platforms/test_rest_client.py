@@ -334,3 +334,13 @@ def test_the_end_of_a_log_is_what_comes_without_a_pause(fake: FakeRunpod) -> Non
     fake.script(LOGS, sse(event(1, "one"), event(2, "two")), never)
     found = ask(fake, lambda rest: rest.log_tail("e1", "w1", quiet_s=0.3))
     assert [line.line for line in found] == ["one", "two"]
+
+
+def test_the_first_line_of_a_log_may_take_longer_than_a_pause(fake: FakeRunpod) -> None:
+    async def late(request: Request) -> Answer:
+        await asyncio.sleep(0.5)
+        return sse(event(1, "one"))
+
+    fake.script(LOGS, late, problem(404, "gone"))
+    found = ask(fake, lambda rest: rest.log_tail("e1", "w1", quiet_s=0.1))
+    assert [line.line for line in found] == ["one"]
