@@ -58,8 +58,8 @@ def show(name_or_id: NameOrId, as_json: JsonOption = False) -> None:
         ("hardware", hardware(endpoint)),
         ("workers", _range(endpoint)),
         ("image", endpoint.image),
-        ("command", endpoint.fields.get("args")),
-        ("variables", ", ".join(endpoint.env)),
+        ("command", _command(endpoint)),
+        ("variables", ", ".join(name for name in endpoint.env if not name.startswith("FLASH_PLUGINS_"))),
         ("volumes", ", ".join(endpoint.volumes)),
         ("created", endpoint.created_at),
     ]
@@ -105,6 +105,12 @@ def _kind(endpoint: EndpointInfo) -> str:
 
 def _range(endpoint: EndpointInfo) -> str:
     return f"{endpoint.workers_min} to {endpoint.workers_max}"
+
+
+def _command(endpoint: EndpointInfo) -> str | None:
+    """Return the start command; that of our own workers is a page long and says nothing."""
+    args = endpoint.fields.get("args")
+    return None if args is None or "flash_plugins.worker" in args else str(args)
 
 
 def _public(endpoint: EndpointInfo) -> dict[str, object]:

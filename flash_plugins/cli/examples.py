@@ -6,6 +6,7 @@ from __future__ import annotations
 import inspect
 import json
 import shlex
+import typing
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +53,9 @@ def _job_input(endpoint: Endpoint) -> dict[str, Any]:
 def _route_body(route: Route) -> Mapping[str, Any] | None:
     if route.method == "GET":
         return None
-    return {name: value for name, value in _parameters(route.function).items() if f"{{{name}}}" not in route.path}
+    fields = {name: value for name, value in _parameters(route.function).items() if f"{{{name}}}" not in route.path}
+    models = [value for value in fields.values() if isinstance(value, _Model)]
+    return models[0] if models else fields  # a model is the body itself
 
 
 def _curl(method: str, url: str, body: Mapping[str, Any] | None) -> str:
@@ -70,7 +73,22 @@ def _parameters(function: Any) -> dict[str, Any]:
     except (TypeError, ValueError):  # made in C, and tells nothing
         return {}
     needed = [p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    return {p.name: _EXAMPLES.get(_name_of(p.annotation), "text") for p in needed if p.name != "self"}
+    try:
+        hints = typing.get_type_hints(function)
+    except Exception:  # noqa: BLE001 - whatever evaluating somebody's annotations raises: the names alone must do
+        hints = {}
+    return {p.name: _example_of(hints.get(p.name, p.annotation)) for p in needed if p.name != "self"}
+
+
+class _Model(dict[str, Any]):
+    """An example of a pydantic model."""
+
+
+def _example_of(annotation: Any) -> Any:
+    fields = getattr(annotation, "model_fields", None)
+    if isinstance(fields, Mapping):
+        return _Model({name: _example_of(field.annotation) for name, field in fields.items() if field.is_required()})
+    return _EXAMPLES.get(_name_of(annotation), "text")
 
 
 def _name_of(annotation: Any) -> str:

@@ -59,10 +59,10 @@ def _print(found: EndpointPlan, on_runpod: PriceRange | None) -> None:
     typer.echo(str(found))
     for volume in found.new_volumes:
         typer.echo(f"    network volume {volume.name!r} is to be created, {volume.size} GB")
-    if found.price is not None:
-        typer.echo(f"    {found.price}")
     if on_runpod is not None:
-        typer.echo(f"    on Runpod {on_runpod}")
+        typer.echo(f"    costs nothing here; on Runpod {on_runpod}")
+    elif found.price is not None:
+        typer.echo(f"    {found.price}")
     for line in found.notes:
         typer.echo(f"    {line}")
 

@@ -152,8 +152,9 @@ def test_a_plan_shows_what_a_gpu_costs_on_runpod(folder: Path) -> None:
     )
     shown = flash("plan", "program.py").stdout.splitlines()
     assert shown[0] == "endpoint 'g' is to be created"
-    price = r" +on Runpod \$\d\.\d\d per worker and hour, at most \$\d\.\d\d for 3 workers \(.*20\d\d-\d\d\)"
-    assert re.fullmatch(price, shown[2])
+    usd = r"\$\d\.\d\d"
+    price = rf" +costs nothing here; on Runpod {usd} per worker and hour, at most {usd} for 3 workers \(.*20\d\d-\d\d\)"
+    assert re.fullmatch(price, shown[1])
     assert find_running() is None
 
 

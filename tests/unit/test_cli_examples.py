@@ -17,6 +17,7 @@ from flash_plugins.cli.examples import curl_example
 from flash_plugins.cli.jobs import _requests
 from flash_plugins.client.provisioned import ProvisionedEndpoint
 from flash_plugins.platforms.runpod import EndpointHandle
+from tests.support import require
 
 QUEUE = ProvisionedEndpoint("e1", "e", {"run": "http://h/v2/e1/run", "runSync": "http://h/v2/e1/runsync"})
 BALANCED = ProvisionedEndpoint("e1", "e", {"base": "http://h/lb/e1"}, base_url="http://h/lb/e1")
@@ -92,6 +93,28 @@ def test_a_route_gets_its_fields_and_a_get_no_body() -> None:
     def health() -> None: ...
 
     assert shlex.split(curl_example(reader, BALANCED))[:2] == ["curl", "http://h/lb/e1/health"]
+
+
+def test_a_model_is_the_body_itself() -> None:
+    pydantic = require("pydantic")
+    size = pydantic.create_model("Size", width=(int, ...))
+    item = pydantic.create_model("Item", name=(str, ...), size=(size, ...), price=(float, 2.0))
+    api = endpoint()
+
+    def make(item: object) -> None: ...
+
+    make.__annotations__["item"] = item
+    api.post("/items")(make)
+    assert body(curl_example(api, BALANCED)) == {"name": "text", "size": {"width": 1}}
+
+
+def test_annotations_that_cannot_be_resolved_do_no_harm() -> None:
+    queue = endpoint()
+
+    @queue
+    def f(x: NoSuchName, y: int) -> None: ...  # type: ignore[name-defined]  # noqa: F821
+
+    assert body(curl_example(queue, QUEUE)) == {"input": {"x": "text", "y": 1}}
 
 
 def listed(answer: Callable[[], Any]) -> Any:
