@@ -11,7 +11,6 @@ data centers, all as of 2026-08. Availability and prices change: the catalog of 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Final, TypeVar
@@ -35,8 +34,6 @@ __all__ = [
     "parse_cpus",
     "parse_gpus",
 ]
-
-logger = logging.getLogger(__name__)
 
 #: Where the prices of `GpuGroup` come from, and when they were read.
 PRICE_SOURCE: Final = "https://docs.runpod.io/serverless/pricing"
@@ -370,8 +367,7 @@ def gpu_pools(gpus: Iterable[GpuType | GpuGroup]) -> tuple[list[str], list[str]]
 def cpu_flavors(cpus: Iterable[CpuInstanceType]) -> list[dict[str, str | int]]:
     """Return what REST v2 wants for a choice of CPUs: `[{"id": flavor, "vcpuCount": n}]`, each once.
 
-    REST v2 has no workers below `CPU_FLAVOR_MIN_VCPU`; smaller types ask for that many instead, which one
-    warning in the log says.
+    REST v2 has no workers below `CPU_FLAVOR_MIN_VCPU`; smaller types ask for that many instead.
 
     Raises:
         ConfigError: The choice is empty.
@@ -381,11 +377,6 @@ def cpu_flavors(cpus: Iterable[CpuInstanceType]) -> list[dict[str, str | int]]:
         raise ConfigError("cpu=() names no CPU instance type: name at least one, such as 'cpu5c-2-4'")
     counts: dict[tuple[str, int], None] = {}
     for cpu in chosen:
-        if cpu.vcpu < CPU_FLAVOR_MIN_VCPU:
-            logger.warning(
-                "%s: Runpod's REST API has no workers below %d vCPUs; asking for %d of %s",
-                cpu.value, CPU_FLAVOR_MIN_VCPU, CPU_FLAVOR_MIN_VCPU, cpu.flavor,
-            )  # fmt: skip
         counts[(cpu.flavor, max(cpu.vcpu, CPU_FLAVOR_MIN_VCPU))] = None
     return [{"id": flavor, "vcpuCount": vcpu} for flavor, vcpu in counts]
 

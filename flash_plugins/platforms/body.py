@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from ..config import EndpointConfig
 from ..errors import ConfigError
-from ..hardware import ServerlessScalerType, cpu_flavors, gpu_pools
+from ..hardware import CPU_FLAVOR_MIN_VCPU, ServerlessScalerType, cpu_flavors, gpu_pools
 from ..resources import PodTemplate
 from . import api
 from .api import EndpointKind
@@ -90,14 +90,20 @@ def endpoint_body(
 
 
 def notes_of(wanted: Wanted) -> list[str]:
-    """Return what the user should know about parameters that have no effect."""
+    """Return what the user should know about parameters that mean something else than they say."""
     config = wanted.config
+    notes = [
+        f"endpoint {config.name!r}: REST v2 has no workers below {CPU_FLAVOR_MIN_VCPU} vCPUs, so {cpu.value} asks for "
+        f"{CPU_FLAVOR_MIN_VCPU} of {cpu.flavor}"
+        for cpu in config.cpu
+        if cpu.vcpu < CPU_FLAVOR_MIN_VCPU
+    ]
     if wanted.kind is EndpointKind.LOAD_BALANCER and config.max_concurrency != 1:
-        return [
+        notes.append(
             f"endpoint {config.name!r}: max_concurrency={config.max_concurrency} has no effect on a load-balanced "
             "endpoint, whose workers take requests as they come; scaler_value says how many each should have"
-        ]
-    return []
+        )
+    return notes
 
 
 def managed_names(env: Mapping[str, str]) -> tuple[frozenset[str], str | None]:

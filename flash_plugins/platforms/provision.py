@@ -15,7 +15,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
@@ -163,10 +163,10 @@ class Provisioner:
         if not found:
             made, found = await self._created(wanted, self._body(wanted, volumes))
             if made is not None:
+                self._tell_all(notes_of(wanted))
                 return made
         plan = self._plan(wanted, found, volumes, ())
-        for note in plan.notes:
-            self._tell(note)
+        self._tell_all(plan.notes)
         endpoint = found[0]
         if plan.difference.patch:
             self._tell(str(plan))
@@ -177,6 +177,10 @@ class Provisioner:
             except ApiError as error:
                 raise explained(error, wanted.name) from error
         return endpoint
+
+    def _tell_all(self, notes: Iterable[str]) -> None:
+        for note in notes:
+            self._tell(note)
 
     def _plan(
         self,

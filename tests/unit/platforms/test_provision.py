@@ -158,6 +158,14 @@ def test_max_concurrency_of_a_load_balanced_endpoint_is_said_to_have_no_effect(
     assert "max_concurrency=5 has no effect" in plan.notes[0]
 
 
+def test_a_cpu_that_rest_v2_does_not_have_is_said_once_also_where_the_endpoint_is_new(
+    fake: FakeRunpod, told: list[str]
+) -> None:
+    run(fake, lambda p: p.ensure(wanted(cpu="cpu3c-1-2")), told)
+    assert [line for line in told if "cpu3c-1-2" in line] == told
+    assert len(told) == 1
+
+
 # -- refusals ---------------------------------------------------------------------------------------------------
 
 
