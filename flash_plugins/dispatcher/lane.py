@@ -207,6 +207,8 @@ class Lane:
         """Return why calls wait, None where nothing is wrong. Loop thread."""
         if self._handle is None:
             return "the endpoint is still being created"
+        if self._watch.reason is not None:
+            return self._watch.reason
         return delay_reason(str(self.config.name), await self.session.client.health(self._handle))
 
     def drop(self, submission: Submission) -> None:

@@ -32,6 +32,9 @@ class Watch:
 
     Args:
         lane: Whose calls.
+
+    Attributes:
+        reason: Why they wait, as the last look told; None while they do not, or nobody has looked.
     """
 
     def __init__(self, lane: Lane) -> None:
@@ -39,6 +42,7 @@ class Watch:
         self._is_watching = False
         self._progress_at = 0.0
         self._watcher: Watcher | None = None
+        self.reason: str | None = None
         self._told: tuple[Cause | None, float] = (None, 0.0)
 
     def begin(self) -> None:
@@ -50,6 +54,7 @@ class Watch:
 
     def note_progress(self) -> None:
         """A call ended, or runs: the endpoint works."""
+        self.reason = None
         self._progress_at = time.monotonic()
 
     async def _run(self) -> None:
@@ -70,6 +75,7 @@ class Watch:
         except FlashPluginsError as error:  # the calls themselves will tell of it
             logger.debug("why calls of endpoint %r wait is unknown: %s", self._lane.config.name, error)
             return
+        self.reason = None if diagnosis is None else diagnosis.text
         if diagnosis is None:
             return
         if diagnosis.is_fatal:

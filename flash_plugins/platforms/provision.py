@@ -88,7 +88,8 @@ class EndpointPlan:
             case PlanAction.CREATE:
                 return f"endpoint {self.name!r} is to be created"
             case PlanAction.UPDATE:
-                return f"endpoint {self.name!r} changes: {self.difference}"
+                created = [f"volume {volume.name!r} is created and attached" for volume in self.new_volumes]
+                return f"endpoint {self.name!r} changes: {'; '.join(filter(None, [str(self.difference), *created]))}"
             case PlanAction.REFUSE:
                 return f"endpoint {self.name!r} cannot be provisioned: {self.refusal}"
         return f"endpoint {self.name!r} is there as it should be"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from flash_plugins import Call, WorkerLost, WorkerStartFailed, hookimpl
+from flash_plugins import Call, WaitTimeout, WorkerLost, WorkerStartFailed, hookimpl
 from flash_plugins.dispatcher import Session, watch
 from tests.unit.dispatcher.fake import DEADLINE_S, Answer, FakeRunpod, problem, workers_answer
 
@@ -58,6 +58,19 @@ def test_calls_without_capacity_are_told_once(slow: FakeRunpod, submit: Submit, 
     assert [call.result(DEADLINE_S) for call in calls] == [1, 2]
     assert len(told) == 1
     assert told[0].startswith("calls of endpoint 'lane' wait: 1 worker waits for capacity")
+
+
+def test_a_wait_that_ends_says_what_the_last_look_told(slow: FakeRunpod, submit: Submit, told: list[str]) -> None:
+    slow.script("health", *[Answer(content={"workers": {"initializing": 1}})] * 50)
+    slow.script("workers", *[workers_answer([("w1", "INITIALIZING")])] * 50)
+    for _ in range(50):
+        slow.script("logs", log("Downloading torch (800 MB)"), problem(404, "gone"))
+    call = submit(1)
+    slow.wait_until(lambda: told, "nobody is told")
+    with pytest.raises(WaitTimeout, match=r"Downloading torch \(800 MB\)"):
+        call.result(1.2)
+    slow.finish("job-1")
+    assert call.result(DEADLINE_S) == 1
 
 
 def test_another_reason_is_told_too(slow: FakeRunpod, submit: Submit, told: list[str]) -> None:

@@ -373,6 +373,9 @@ def test_a_plan_says_what_would_happen_and_does_nothing(fake: FakeRunpod) -> Non
     assert not fake.volumes
     run(fake, lambda p: p.ensure(wanted(workers=3)))
     assert run(fake, lambda p: p.plan(wanted(workers=3), is_priced=False)).action is PlanAction.REUSE
+    plan = run(fake, lambda p: p.plan(wanted(workers=3, volume=NetworkVolume(name="models")), is_priced=False))
+    assert plan.action is PlanAction.UPDATE
+    assert "volume 'models' is created and attached" in str(plan)
     plan = run(fake, lambda p: p.plan(wanted(workers=5), is_priced=False))
     assert (plan.action, str(plan)) == (PlanAction.UPDATE, "endpoint 'x' changes: workers.max 3 → 5")
     assert not any(change.replaces_workers for change in plan.difference.changes)
