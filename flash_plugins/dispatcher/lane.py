@@ -23,17 +23,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..config import EndpointConfig
 from ..errors import (
     ApiError,
-    DependencyError,
     EnvelopeError,
     FlashPluginsError,
     JobCancelled,
     JobExpired,
-    JobFailed,
-    JobTimeout,
     NotFoundError,
     PlatformUnavailable,
-    SubmissionUnknown,
-    WorkerLost,
     WorkerStartFailed,
 )
 from ..hooks import CallEvent, CallStage
@@ -43,6 +38,7 @@ from ..platforms import api
 from ..replay import replay
 from .call import Call
 from .delay import delay_reason
+from .endings import ending_of, internal, unknown
 from .stream import StreamCall
 from .watch import Watch
 from .window import PATIENCE_S, Patience, Window
@@ -349,11 +345,11 @@ class Lane:
             except ApiError as error:
                 if 400 <= error.status < 500:
                     raise
-                raise SubmissionUnknown(_unknown(submission.call, error)) from error
+                raise unknown(submission.call, error) from error
             except TransportFailure as error:
                 failures += 1
                 if error.was_sent:
-                    raise SubmissionUnknown(_unknown(submission.call, error)) from error
+                    raise unknown(submission.call, error) from error
                 if (reason := self.lost_reason()) is not None:
                     raise _PlatformGone(reason) from error
                 if failures >= _MAX_TRANSPORT_ERRORS:
@@ -504,7 +500,7 @@ class Lane:
             return decode_outcome(job.output)
         if (outcome := decode_failure_text(job.error)) is not None:
             return outcome
-        raise _failure(call, job)
+        raise ending_of(call, job)
 
     async def _send_cancel(self, submission: Submission) -> None:
         job_id = submission.call.job_id
@@ -545,7 +541,7 @@ class Lane:
     def _unexpected(self, error: Exception) -> FlashPluginsError:
         if self.session.is_ending:
             return JobCancelled(f"the program ended before the call did ({type(error).__name__}: {error})")
-        return _internal(error)
+        return internal(error)
 
     def settle_error(self, submission: Submission, error: FlashPluginsError) -> None:
         """End a call with an error."""
@@ -566,35 +562,3 @@ class Lane:
                 seconds=call.execution_s,
             )
         )
-
-
-def _failure(call: Call[Any], job: JobResult) -> FlashPluginsError:
-    error = job.error or "the platform gave no reason"
-    match job.status:
-        case JobStatus.CANCELLED:
-            return JobCancelled(f"{call!r} was cancelled on the platform", job_id=job.id)
-        case JobStatus.TIMED_OUT:
-            return JobTimeout(
-                f"{call!r} passed a time limit: {error}; the limit is execution_timeout_ms of the endpoint",
-                job_id=job.id,
-            )
-    if error.startswith(api.WORKER_START_FAILED_PREFIX):
-        return WorkerStartFailed(f"{call!r}: {error}", job_id=job.id)
-    if error.startswith(api.WORKER_LOST_PREFIX):
-        return WorkerLost(f"{call!r}: {error}", job_id=job.id)
-    if error.startswith(api.DEPENDENCIES_FAILED_PREFIX):
-        return DependencyError(f"{call!r}: {error}", job_id=job.id)
-    return JobFailed(f"{call!r} failed on the worker: {error}", job_id=job.id)
-
-
-def _unknown(call: Call[Any], error: FlashPluginsError) -> str:
-    return (
-        f"{call!r}: {error}; the platform may or may not run it, so it is not sent again: check what it did before "
-        "you repeat it"
-    )
-
-
-def _internal(error: Exception) -> FlashPluginsError:
-    wrapped = FlashPluginsError(f"flash_plugins failed internally: {type(error).__name__}: {error}; please report it")
-    wrapped.__cause__ = error
-    return wrapped
