@@ -84,7 +84,9 @@ class DockerImages:
                 f'    "{without_tag(image)}:*" = "python serve_stub.py --port $PORT"\n\n'
                 "or start Docker, or run it on Runpod with FLASH_PLATFORM=runpod"
             )
-        return LocalImage(_docker_run(image, config))
+        # It may have to be pulled first: as long as others may take to install something.
+        patience = {api.INIT_TIMEOUT_ENV: f"{api.WORKER_INSTALL_TIMEOUT_S:.0f}"}
+        return LocalImage(_docker_run(image, config), env=patience)
 
 
 def docker_problem() -> str | None:

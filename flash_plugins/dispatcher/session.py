@@ -249,7 +249,8 @@ class Session:
         if client.connection.runs_images:
             return {}, ""
         image = await self._local_image(config)
-        return dict(image.env), image.args
+        own = {*config.env, *(config.template.variables if config.template is not None else ())}
+        return {name: value for name, value in image.env.items() if name not in own}, image.args
 
     def _own_env(
         self, client: RunpodClient, config: EndpointConfig, kind: api.EndpointKind, *, streams: bool

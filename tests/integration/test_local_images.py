@@ -13,7 +13,8 @@ from typing import Any
 import psutil
 import pytest
 
-from flash_plugins import ConfigError, Endpoint, ServerlessType, process
+import flash_plugins
+from flash_plugins import ConfigError, Endpoint, LocalImage, ServerlessType, hookimpl, process
 from flash_plugins.platforms.local.launch import RunningPlatform, launch
 from tests.integration.local_support import WORKERS, Client, is_running, wait_for, wait_until_gone
 
@@ -98,6 +99,25 @@ def test_a_load_balanced_image_serves_on_its_port(platform: RunningPlatform, tmp
     assert vllm.post("/v1/completions", {"prompt": "hi"}).result(60) == {"choices": [{"text": "echo hi"}]}
     [shown] = Client.of(platform).ok("GET", "/v2/serverless")["endpoints"]
     assert (shown["type"], shown["image"]) == ("LOAD_BALANCER", "vllm/vllm-openai:latest")
+
+
+class Plugin:
+    """Stands for images with the echo worker and variables of its own."""
+
+    @hookimpl
+    def flash_local_image(self, image: str) -> LocalImage:
+        return LocalImage(["python", str(WORKERS / "echo.py")], env={"LEVEL": "1", "OTHER": image})
+
+
+def test_flash_local_image_may_add_variables_and_the_endpoints_own_win(platform: RunningPlatform) -> None:
+    plugin = Plugin()
+    flash_plugins.register(plugin)
+    try:
+        job = served("acme/echo", env={"LEVEL": "9"}).runsync({"x": 3}).result(60)
+    finally:
+        flash_plugins.unregister(plugin)
+    environment = psutil.Process(job.output["pid"]).environ()
+    assert (environment["LEVEL"], environment["OTHER"]) == ("9", "acme/echo")
 
 
 def test_an_image_that_nothing_stands_for_creates_nothing(
