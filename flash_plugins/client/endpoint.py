@@ -6,6 +6,8 @@ Every operation returns a `Pending`: nothing is sent before it is awaited or ask
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, overload
 
@@ -47,6 +49,7 @@ class EndpointClient:
     def __init__(self, target: Target) -> None:
         self._target = target
         self._readiness = Readiness()
+        self._new_jobs: dict[str, float] = {}  # by id, until when they may be unknown to a server of the platform
 
     def __repr__(self) -> str:
         return f"<EndpointClient of {self._target.words}>"
@@ -254,7 +257,14 @@ class EndpointClient:
         patience = Patience()
         while True:
             try:
-                return await self._asked(session, EndpointKind.QUEUE, ask, is_of_one_job=job_id is not None)
+                answer = await self._asked(session, EndpointKind.QUEUE, ask, is_of_one_job=job_id is not None)
+                if operation in ("run", "runSync"):
+                    self._note_new_job(answer.get("id"))
+                return answer
+            except NotFoundError:
+                if job_id is None or time.monotonic() > self._new_jobs.get(job_id, 0.0):
+                    raise
+                await asyncio.sleep(_VISIBILITY_PAUSE_S)
             except PlatformUnavailable as error:
                 if operation in ("run", "runSync") and getattr(error, "was_sent", False):
                     error.add_note("the platform may or may not run the job, so it is not sent again")
@@ -263,6 +273,12 @@ class EndpointClient:
                 retry_after_s = getattr(error, "retry_after_s", None)  # of RateLimited: nothing was accepted
                 if retry_after_s is None or operation == "status" or not await patience.pause(retry_after_s):
                     raise  # `EndpointJob.wait` takes every refusal of a look for the end, as `runpod_flash` does
+
+    def _note_new_job(self, job_id: object) -> None:
+        now = time.monotonic()
+        for old in [old for old, until in self._new_jobs.items() if until < now]:
+            del self._new_jobs[old]
+        self._new_jobs[str(job_id)] = now + api.JOB_VISIBLE_WITHIN_S
 
     async def _asked(
         self,
@@ -320,6 +336,8 @@ class EndpointClient:
         return await self._target.resolve(session, kind)
 
 
+#: Seconds between two questions for a job that the platform does not know yet.
+_VISIBILITY_PAUSE_S = 0.5
 #: Seconds more than the platform's own hold before a held request counts as dead.
 _HOLD_SLACK_S = 30.0
 

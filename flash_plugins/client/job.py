@@ -28,6 +28,8 @@ _POLL_FACTOR = 1.5
 _MAX_POLL_S = 5.0
 #: Looks in a row that may get no answer.
 _MAX_TRANSPORT_ERRORS = 5
+#: A platform that answers `/stream` sooner than this, with nothing to say, does not hold it: seconds to wait then.
+_UNHELD_PAUSE_S = 0.5
 #: Seconds that the platform may hold `/stream`: the official 2.0 client allows 90, and a bit.
 _STREAM_HOLD_S = 120.0
 
@@ -195,9 +197,14 @@ class JobStream:
         Raises:
             JobFailed: The job did not end well, and all that it yielded was given out.
         """
+        asked_at = time.monotonic()
         answer = await self._client._job_answer(session, "stream", self._job_id, read_timeout_s=_STREAM_HOLD_S)
         self._values += [entry.get("output") for entry in answer.get("stream") or ()]
-        if self._values or not JobStatus.parse(answer.get("status")).is_terminal:
+        if self._values:
+            return
+        if not JobStatus.parse(answer.get("status")).is_terminal:
+            if time.monotonic() - asked_at < _UNHELD_PAUSE_S:
+                await _pause(_UNHELD_PAUSE_S)
             return
         self._is_over = True
         if answer["status"] != JobStatus.COMPLETED:

@@ -64,8 +64,8 @@ _TRANSPORT_PAUSE_S = 0.5
 _HOLDS_AT_LEAST_S = 0.5
 #: How long that is believed before one job tries again, seconds: a quick answer may have had another reason.
 _PROBE_INTERVAL_S = 60.0
-#: Seconds a new job may be unknown to the platform's other servers (Runpod's 2.0 client waits as long).
-_VISIBILITY_S = 10.0
+#: Seconds a new job may be unknown to the platform's other servers.
+_VISIBILITY_S = api.JOB_VISIBLE_WITHIN_S
 #: Seconds that the platform may take to say why calls wait.
 _DELAY_TIMEOUT_S = 1.0
 #: Time to live of a job beyond its execution, ms.

@@ -78,6 +78,8 @@ RUNSYNC_WAIT_MIN_MS: Final = 1_000
 RUNSYNC_WAIT_MAX_MS: Final = 300_000
 RUNSYNC_WAIT_DEFAULT_MS: Final = 90_000
 
+#: Seconds a new job may be unknown to the platform's other servers: so long does Runpod's own 2.0 client ask again.
+JOB_VISIBLE_WITHIN_S: Final = 10.0
 #: How long a finished job is kept, seconds.
 RUN_RETENTION_S: Final = 1_800.0
 RUNSYNC_RETENTION_S: Final = 60.0

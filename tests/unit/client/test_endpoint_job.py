@@ -231,3 +231,37 @@ async def test_a_stream_of_a_job_that_fails_ends_with_its_error(server: Scripted
     assert await anext(values) == 1
     with pytest.raises(JobFailed, match="no GPU"):
         await anext(values)
+
+
+@pytest.mark.asyncio
+async def test_a_stream_that_is_not_held_is_asked_for_now_and_then(
+    server: ScriptedServer, endpoint: Endpoint, pauses: list[float]
+) -> None:
+    server.script(STREAM, chunks("IN_QUEUE"), chunks("IN_PROGRESS"), chunks("IN_PROGRESS", 1), chunks("COMPLETED"))
+    assert [value async for value in endpoint.stream("j1")] == [1]
+    assert pauses == [0.5, 0.5]
+
+
+@pytest.mark.asyncio
+async def test_a_new_job_that_a_server_of_the_platform_does_not_know_yet_is_asked_for_again(
+    server: ScriptedServer, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flash_plugins.client.endpoint._VISIBILITY_PAUSE_S", 0.01)
+    server.script("POST /v2/abc/run", QUEUED)
+    server.script(STATUS, *[Answer({"error": "job not found"}, status=404)] * 2, COMPLETED)
+    job = await endpoint.run({"prompt": "hello"})
+    assert await job.status() == "COMPLETED"
+    assert len(server.seen("POST /v2/abc/run")) == 1
+
+
+@pytest.mark.asyncio
+async def test_a_job_that_stays_unknown_is_an_error_in_the_end(
+    server: ScriptedServer, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flash_plugins.client.endpoint._VISIBILITY_PAUSE_S", 0.01)
+    monkeypatch.setattr("flash_plugins.platforms.api.JOB_VISIBLE_WITHIN_S", 0.1)
+    server.script("POST /v2/abc/run", QUEUED)
+    server.script(STATUS, Answer({"error": "job not found"}, status=404))
+    with pytest.raises(NotFoundError):
+        await (await endpoint.run({"prompt": "hello"})).status()
+    assert len(server.seen(STATUS)) > 1
