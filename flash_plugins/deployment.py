@@ -36,6 +36,7 @@ class OwnTarget:
     """
 
     misuse: str | None = None
+    can_move = True
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
@@ -89,10 +90,9 @@ class OwnTarget:
         version = (*version, streams, *map(id, endpoint._targets))
         return await session.deployments.deployed(str(config.name), version, deploy)
 
-    def forget(self, session: Session) -> bool:
+    def forget(self, session: Session) -> None:
         """As `Target.forget`."""
         session.deployments.forget(str(self._endpoint.name))
-        return True
 
     def explain(self, error: Exception, session: Session) -> None:
         """As `Target.explain`."""

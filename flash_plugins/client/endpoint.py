@@ -297,9 +297,14 @@ class EndpointClient:
             try:
                 return await session.ask(lambda client: ask(client, handle))
             except (NotFoundError, PlatformUnavailable) as error:
-                is_gone = was_not_sent(error) or (is_not_found(error) and not is_of_one_job)
-                if not is_gone or not self._target.forget(session):
+                if not self._target.can_move:
                     raise
+                is_gone = was_not_sent(error)
+                if is_not_found(error) and not is_of_one_job:  # maybe by user code, which looks for something else
+                    is_gone = not await session.ask(lambda client: client.exists(handle.id))
+                if not is_gone:
+                    raise
+            self._target.forget(session)
             again = await self._target.resolve(session, kind)
             return await session.ask(lambda client: ask(client, again))
         except Exception as error:

@@ -54,8 +54,12 @@ class Target(Protocol):
             NotFoundError: There is none.
         """
 
-    def forget(self, session: Session) -> bool:
-        """Forget where it was found, as it is not there any more; False if it could only be found there again."""
+    @property
+    def can_move(self) -> bool:
+        """Whether one that is gone may be made again, or found elsewhere."""
+
+    def forget(self, session: Session) -> None:
+        """Forget where it was found, as it is not there any more."""
 
     def explain(self, error: Exception, session: Session) -> None:
         """Add to an error of a request what only the target knows."""
@@ -66,6 +70,7 @@ class ExistingTarget:
 
     routes: Iterable[Route] = ()
     idle_timeout_s: float | None = None
+    can_move = False
 
     def __init__(self, endpoint_id: str) -> None:
         self._id = endpoint_id
@@ -79,9 +84,8 @@ class ExistingTarget:
             return client.existing(self._id, kind)
         return await session.ask(lambda client: client.look_up(self._id))
 
-    def forget(self, session: Session) -> bool:
+    def forget(self, session: Session) -> None:
         """As `Target.forget`."""
-        return False
 
     def explain(self, error: Exception, session: Session) -> None:
         """As `Target.explain`."""
@@ -99,6 +103,7 @@ class NamedTarget:
     misuse: str | None = None
     routes: Iterable[Route] = ()
     idle_timeout_s: float | None = None
+    can_move = True
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -111,10 +116,9 @@ class NamedTarget:
             raise other_kind(self.words, handle.kind)
         return handle
 
-    def forget(self, session: Session) -> bool:
+    def forget(self, session: Session) -> None:
         """As `Target.forget`."""
         session.deployments.forget(self._name)
-        return True
 
     def explain(self, error: Exception, session: Session) -> None:
         """As `Target.explain`."""
@@ -136,6 +140,7 @@ class ImageTarget:
     """An endpoint that runs an image: created once, of the kind that the first request is of."""
 
     routes: Iterable[Route] = ()
+    can_move = True
 
     def __init__(self, config: EndpointConfig) -> None:
         self._config = config
@@ -166,10 +171,9 @@ class ImageTarget:
             self._kind = before
             raise
 
-    def forget(self, session: Session) -> bool:
+    def forget(self, session: Session) -> None:
         """As `Target.forget`."""
         session.deployments.forget(str(self._config.name))
-        return True
 
     def explain(self, error: Exception, session: Session) -> None:
         """As `Target.explain`."""

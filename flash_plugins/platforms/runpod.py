@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from ..config import EndpointConfig
-from ..errors import ApiError
+from ..errors import ApiError, NotFoundError
 from ..job import JobResult, JobStatus
 from . import api
 from .api import EndpointKind
@@ -148,6 +148,14 @@ class RunpodClient:
             NotFoundError: There is none.
         """
         return self.handle_of(await self.rest.endpoint(endpoint_id))
+
+    async def exists(self, endpoint_id: str) -> bool:
+        """Return whether the platform has an endpoint of this id. Raises as `RestClient` does."""
+        try:
+            await self.rest.endpoint(endpoint_id)
+        except NotFoundError:
+            return False
+        return True
 
     async def find(self, name: str) -> EndpointHandle | None:
         """Return the endpoint of a name, the oldest if there are several, None if there is none."""

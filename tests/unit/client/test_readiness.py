@@ -149,3 +149,13 @@ def test_what_starts_may_take_longer_than_what_does_not_come(
     server.script(PING, *[NONE_YET] * 20, "healthy")
     server.script(WORKERS, workers("INITIALIZING"))
     assert endpoint.post("/predict").result(60) == {"label": "positive"}
+
+
+def test_an_answer_404_of_an_endpoint_that_exists_is_not_asked_for_again(
+    server: ScriptedServer, endpoint: Endpoint
+) -> None:
+    server.script(PING, "healthy")
+    server.script("POST /cold/missing", Answer({"detail": "Not Found"}, status=404))
+    with pytest.raises(flash_plugins.NotFoundError):
+        endpoint.post("/missing").result(30)
+    assert len(server.seen("POST /cold/missing")) == 1
