@@ -70,10 +70,10 @@ def difference_of(found: _Json, wanted: _Json, *, keeps_cargo: bool = True) -> D
     changes: list[Change] = []
     for name, value in wanted.items():
         differ = _DIFFER.get(name, _differ)
-        fields, texts = differ(name, found.get(name), value)
-        if fields is None:
+        differs = differ(name, found.get(name), value)
+        if differs is None:
             continue
-        patch[name] = fields
+        patch[name], texts = differs
         changes += [Change(what, old, new, name in api.RELEASE_FIELDS) for what, old, new in texts]
     present = {str(key): str(value) for key, value in (found.get("env") or {}).items()}
     _, template = managed_names(present)
@@ -107,21 +107,21 @@ def refuse_impossible_change(found: _Json, wanted: _Json) -> None:
             )
 
 
-#: What is to be sent of a field (None for nothing), and each setting in it that differs: name, old and new.
-_Found = tuple[Any, list[tuple[str, str | None, str | None]]]
+#: What is to be sent of a field, and each setting in it that differs (name, old and new); None for no difference.
+_Found = tuple[Any, list[tuple[str, str | None, str | None]]] | None
 
 
 def _differ(name: str, present: Any, value: Any) -> _Found:
     """Compare a plain value, or a list whose order means nothing."""
     if (present or None) == (value or None):  # nothing is null, an empty text or list, or not there
-        return None, []
+        return None
     if isinstance(value, list) and isinstance(present, list) and sorted(present) == sorted(value):
-        return None, []
+        return None
     return value, [(name, _text(present), _text(value))]
 
 
 def _no_difference(name: str, present: Any, value: Any) -> _Found:
-    return None, []
+    return None
 
 
 def _differ_by_key(name: str, present: Any, value: _Json) -> _Found:
@@ -131,20 +131,20 @@ def _differ_by_key(name: str, present: Any, value: _Json) -> _Found:
         for key, entry in value.items()
         if present.get(key) != entry
     ]
-    return (dict(value), list(texts)) if texts else (None, [])
+    return (dict(value), list(texts)) if texts else None
 
 
 def _differ_in_flashboot(name: str, present: Any, value: Any) -> _Found:
     is_on = present not in (None, "OFF")
     # PRIORITY_FLASHBOOT, which only the console offers, is more of the same: no reason to take it away.
-    return (None, []) if is_on == (value != "OFF") else (value, [(name, _text(present), _text(value))])
+    return None if is_on == (value != "OFF") else (value, [(name, _text(present), _text(value))])
 
 
 def _differ_in_cpu(name: str, present: Any, value: list[_Json]) -> _Found:
     old = sorted((str(entry.get("id")), entry.get("vcpuCount", 0)) for entry in present or ())
     new = sorted((str(entry["id"]), entry["vcpuCount"]) for entry in value)
     if old == new:
-        return None, []
+        return None
     return value, [(name, _flavors(old), _flavors(new))]
 
 
@@ -156,13 +156,13 @@ def _differ_in_gpu(name: str, present: Any, value: _Json) -> _Found:
     if _selection(present) != _selection(value):
         patch |= {key: value[key] for key in ("pools", "excludedTypes") if key in value}
         texts.append((f"{name}.pools", _selected(present), _selected(value)))
-    for key in ("count", "minCudaVersion"):
-        if (present.get(key) or None) != value[key]:
+    for key, default in (("count", 1), ("minCudaVersion", None)):
+        if (present.get(key) or default) != value[key]:
             patch[key] = value[key]
             texts.append((f"{name}.{key}", _text(present.get(key)), _text(value[key])))
     if "minCudaVersion" in patch and present.get("allowedCudaVersions"):
         patch["allowedCudaVersions"] = []  # a set and a floor exclude one another
-    return (patch, texts) if patch else (None, [])
+    return (patch, texts) if patch else None
 
 
 #: Fields that are compared in a way of their own. `env` and `templateId` belong together: see `difference_of`.

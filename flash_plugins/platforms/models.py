@@ -96,7 +96,7 @@ class EndpointInfo:
             flashboot=_optional(answer, "flashboot", str),
             gpu_pools=_texts(gpu, "pools"),
             gpu_count=int(gpu.get("count") or 1) if gpu else 0,
-            cpus=tuple(f"{cpu['id']} with {cpu['vcpuCount']} vCPU" for cpu in answer.get("cpu") or ()),
+            cpus=tuple(f"{cpu.get('id')} with {cpu.get('vcpuCount')} vCPU" for cpu in answer.get("cpu") or ()),
             data_centers=_texts(answer, "dataCenterIds"),
             volumes=_texts(answer, "networkVolumes"),
             env={str(name): str(value) for name, value in _object(answer, "env").items()},

@@ -160,6 +160,11 @@ class Provisioner:
         if self._connection.keeps_endpoints and (kept := await self._kept(wanted)) is not None:
             return kept
         volumes = await self._ensured_volumes(wanted.config)
+        return await self._made_or_changed(wanted, volumes)
+
+    async def _made_or_changed(
+        self, wanted: Wanted, volumes: list[VolumeInfo], *, is_repeated: bool = False
+    ) -> EndpointInfo:
         found = await self.named(wanted.name)
         if not found:
             made, found = await self._created(wanted, self._body(wanted, volumes))
@@ -176,6 +181,8 @@ class Provisioner:
             except AuthenticationError:
                 raise  # it is no parameter's fault
             except ApiError as error:
+                if isinstance(error, NotFoundError) and not is_repeated and not await self.named(wanted.name):
+                    return await self._made_or_changed(wanted, volumes, is_repeated=True)  # deleted meanwhile
                 raise explained(error, wanted.name) from error
         return endpoint
 

@@ -428,6 +428,17 @@ def test_a_template_of_an_id_decides_what_the_user_left_open() -> None:
     assert str(difference) == "template tpl1 → tpl2 replaces its workers"
 
 
+def test_what_is_no_longer_wanted_is_taken_back() -> None:
+    config = EndpointConfig.from_parameters("e", {})
+    body = body_of(wanted_of(config))
+    listed = {**as_listed(body), "registry": "r1", "ports": ["22/tcp"], "networkVolumes": ["v1"], "args": "mine"}
+    patch = difference_of(listed, body).patch
+    assert patch == {"registry": None, "ports": [], "networkVolumes": [], "args": api.WORKER_COMMAND}
+    assert problems("UpdateEndpointRequest", patch) == []
+    del listed["gpu"]["count"]
+    assert "gpu" not in difference_of(listed, body).patch
+
+
 def test_paths_and_limits_are_those_of_the_description() -> None:
     paths = description()["paths"]
     assert api.SERVERLESS_PATH in paths

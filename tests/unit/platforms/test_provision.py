@@ -286,6 +286,27 @@ def test_an_endpoint_that_was_not_created_is_said_to_be_unknown(fake: FakeRunpod
     assert len(fake.seen("create")) == 1
 
 
+def test_an_endpoint_that_is_deleted_while_it_is_changed_is_made_again(fake: FakeRunpod) -> None:
+    first = run(fake, lambda p: p.ensure(wanted()))
+
+    async def delete(request: Request) -> Answer:
+        fake.endpoints.clear()
+        return problem(404, "no such endpoint")
+
+    fake.script("patch", delete)
+    second = run(fake, lambda p: p.ensure(wanted(workers=5)))
+    assert (set(fake.endpoints), second.workers_max) == ({second.id}, 5)
+    assert second.id != first.id
+
+
+def test_a_change_that_names_something_unknown_is_an_error(fake: FakeRunpod) -> None:
+    run(fake, lambda p: p.ensure(wanted()))
+    fake.script("patch", problem(404, "template not found"))
+    with pytest.raises(NotFoundError, match="template not found"):
+        run(fake, lambda p: p.ensure(wanted(workers=5)))
+    assert len(fake.seen("patch")) == 1
+
+
 def test_the_oldest_of_several_is_used_and_none_is_deleted(fake: FakeRunpod, told: list[str]) -> None:
     for day in (3, 1, 2):
         made = fake.add_endpoint(run(fake, lambda p: p.plan(wanted(), is_priced=False)).body)
