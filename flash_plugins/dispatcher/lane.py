@@ -512,6 +512,8 @@ class Lane:
             await self._asked(submission, time.monotonic(), lambda: client.cancel(handle, job_id))
         except FlashPluginsError as error:
             logger.warning("%r could not be cancelled on the platform: %s", submission.call, error)
+            if submission.verdict is not None:  # it ends with its job, so the next look tries again
+                submission.is_cancel_sent = False
         finally:
             submission.is_cancel_done = True  # or it never will be: the end of the process must not wait for it
 

@@ -27,7 +27,7 @@ class Change:
 
     Attributes:
         setting: Its name in REST v2, such as `workers.max`.
-        old: What it is; None where that is not shown (environment).
+        old: What it is; None where that is not shown (environment, start command).
         new: What it becomes; None likewise.
         replaces_workers: Whether running workers are replaced for it, as they become idle.
     """
@@ -120,6 +120,11 @@ def _differ(name: str, present: Any, value: Any) -> _Found:
     return value, [(name, _text(present), _text(value))]
 
 
+def _differ_in_args(name: str, present: Any, value: Any) -> _Found:
+    """Compare start commands, which are long and may hold what nobody else is to see."""
+    return (None, []) if (present or "") == (value or "") else (value, [(name, None, None)])
+
+
 def _no_difference(name: str, present: Any, value: Any) -> _Found:
     return None
 
@@ -171,6 +176,7 @@ _DIFFER = {
     "type": _no_difference,
     "env": _no_difference,
     "templateId": _no_difference,
+    "args": _differ_in_args,
     "workers": _differ_by_key,
     "scaling": _differ_by_key,
     "flashboot": _differ_in_flashboot,

@@ -160,6 +160,10 @@ class Door:
             connection, _ = listening.accept()
         except (BlockingIOError, ConnectionAbortedError):
             return  # uvicorn was quicker, or the caller has gone
+        except OSError as error:  # such as too many open files of user code: they may be fewer a moment later
+            logger.warning("a connection cannot be taken: %s", error)
+            time.sleep(_BEAT_S)
+            return
         connection.setblocking(False)
         caller = _Caller(connection, listening is not self.serving, time.monotonic() + _PATIENCE_S)
         self._callers[connection] = caller

@@ -338,6 +338,13 @@ def test_what_a_change_says_holds_no_value_of_the_environment(pair: tuple[Wanted
     assert "t0psecret" not in text
 
 
+def test_what_a_change_says_holds_no_start_command() -> None:
+    old, new = ({"args": f"serve --token {token}"} for token in ("s3cret", "t0psecret"))
+    difference = difference_of(old, {**new, "env": {}})
+    assert difference.patch == new
+    assert str(difference) == "args replaces its workers"
+
+
 @pytest.mark.parametrize(
     ("parameters", "kind", "words"),
     [

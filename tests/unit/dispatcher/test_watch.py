@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from flash_plugins import Call, WaitTimeout, WorkerLost, WorkerStartFailed, hookimpl
-from flash_plugins.dispatcher import Session, watch
+from flash_plugins.dispatcher import Session, lane, watch
 from tests.unit.dispatcher.fake import DEADLINE_S, Answer, FakeRunpod, problem, workers_answer
 
 Submit = Callable[..., Call[Any]]
@@ -108,6 +108,19 @@ def test_calls_whose_workers_end_again_and_again_fail_with_the_traceback(
         assert "Traceback (most recent call last):\nImportError: no libcuda" in str(error)
         assert error.job_id == call.job_id
     assert {request.job_id for request in slow.seen("cancel")} == {"job-1", "job-2"}
+
+
+def test_calls_that_are_given_up_end_though_cancelling_them_fails_at_first(
+    slow: FakeRunpod, submit: Submit, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lane, "_MAX_TRANSPORT_ERRORS", 1)
+    slow.script("health", *[Answer(content={"workers": {"initializing": 1}})] * 50)
+    slow.script("workers", *(workers_answer([(f"w{n}", "INITIALIZING")]) for n in range(1, 50)))
+    for _ in range(50):
+        slow.script("logs", log("ImportError: no libcuda"), problem(404, "gone"))
+    slow.script("cancel", problem(500, "try later"))
+    assert isinstance(submit(1).exception(DEADLINE_S), WorkerStartFailed)
+    assert len(slow.seen("cancel")) == 2
 
 
 def test_a_platform_that_cannot_say_why_is_asked_again(slow: FakeRunpod, submit: Submit, told: list[str]) -> None:
