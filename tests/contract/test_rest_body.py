@@ -181,6 +181,7 @@ def is_described() -> None:
 
 
 many = settings(max_examples=250, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+few = settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 some = settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 commands = st.sampled_from([api.WORKER_COMMAND, "python -m my.worker"])
 
@@ -327,7 +328,7 @@ def test_every_change_is_a_valid_patch_after_which_nothing_is_left_to_change(pai
         assert set(after["env"]) - ours - cargo <= {"RUNPOD_ENDPOINT_ID", "PUBLIC_KEY", api.MANAGED_ENV}
 
 
-@some
+@few
 @given(pairs())
 def test_what_a_change_says_holds_no_value_of_the_environment(pair: tuple[Wanted, Wanted]) -> None:
     old, new = ({"SECRET": secret} for secret in ("s3cret", "t0psecret"))

@@ -13,6 +13,7 @@ from flash_plugins import Call, CallEvent, Connection, hookimpl
 from flash_plugins.config import EndpointConfig
 from flash_plugins.dispatcher import Session
 from flash_plugins.hooks import HookManager
+from flash_plugins.platforms import provision, rest
 from flash_plugins.settings import Settings
 from tests.unit.dispatcher.fake import KEY, FakePlatform, FakeRunpod, envelope_of
 
@@ -38,6 +39,13 @@ class Events:
 
 def config_of(name: str = "lane", **parameters: Any) -> EndpointConfig:
     return EndpointConfig.from_parameters(name, {"cpu": "cpu5c-4-8", **parameters})
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was created shows at once here, and nothing is too busy for long."""
+    monkeypatch.setattr(provision, "VISIBLE_WITHIN_S", 0.3)
+    monkeypatch.setattr(rest, "FIRST_PAUSE_S", 0.02)
 
 
 @pytest.fixture

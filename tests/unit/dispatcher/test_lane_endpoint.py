@@ -413,7 +413,6 @@ def test_calls_that_were_not_sent_when_the_platform_ended_are_sent_to_the_next(
 def test_an_endpoint_that_may_or_may_not_have_been_made_is_not_made_twice(
     fake: FakeRunpod, submit: Submit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(provision, "VISIBLE_WITHIN_S", 0.3)
     fake.script("create", RESET)
     error = submit().exception(DEADLINE_S)
     assert isinstance(error, PlatformUnavailable)
