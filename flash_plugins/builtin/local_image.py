@@ -112,7 +112,7 @@ def docker_problem() -> str | None:
     return f"no Docker engine answers ({said[-1] if said else f'exit code {asked.returncode}'})"
 
 
-def _docker_run(image: str, config: EndpointConfig) -> list[str]:
+def _docker_run(image: str, config: EndpointConfig) -> list[str] | str:
     template = config.template
     own = [*config.env, *(template.variables if template is not None else ())]
     words = [shutil.which("docker") or "docker", "run", "--rm"]
@@ -123,4 +123,9 @@ def _docker_run(image: str, config: EndpointConfig) -> list[str]:
         words += ["--gpus", "all"]
     for name in dict.fromkeys([*_WORKER_VARIABLES, *own]):
         words += ["--env", name]  # by name: values stay out of the list of processes
-    return [*words, image, *shlex.split(template.dockerArgs if template is not None else "")]
+    behind = [image, *shlex.split(template.dockerArgs if template is not None else "")]
+    if not config.volume:
+        return [*words, *behind]
+    # Where the volume is, only the worker is told.
+    mount = f'--volume "${api.VOLUME_PATH_ENV}":{api.VOLUME_MOUNT_PATH}'
+    return f"{shlex.join(words)} {mount} {shlex.join(behind)}"

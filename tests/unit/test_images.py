@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from flash_plugins import ConfigError, EndpointConfig, LocalImage, PodTemplate, hookimpl
+from flash_plugins import ConfigError, EndpointConfig, LocalImage, NetworkVolume, PodTemplate, hookimpl
 from flash_plugins.builtin.local_image import ConfiguredImages, DockerImages, docker_problem
 from flash_plugins.hooks import HookManager
 from flash_plugins.images import ImageRule, find_rule, without_tag
@@ -287,3 +287,17 @@ def test_a_container_gets_variables_by_name_and_the_arguments_of_its_template(
     passed = {words[place + 1] for place, word in enumerate(words) if word == "--env"}
     assert {"HF_TOKEN", "MODEL", "PORT", "RUNPOD_WEBHOOK_GET_JOB"} <= passed
     assert "hf_secret" not in image.args
+
+
+def test_a_container_gets_the_volume_of_its_endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_docker(tmp_path, monkeypatch, 'printf "%s\\n" "$@"')
+    wanted = config(
+        cpu="cpu5c-4-8", volume=NetworkVolume(name="models"), template=PodTemplate(dockerArgs="--model 'a b'")
+    )
+    image = DockerImages(config_file).flash_local_image(VLLM, wanted)
+    said = subprocess.run(
+        shlex.split(image.args), env={api.VOLUME_PATH_ENV: "/some where"}, capture_output=True, text=True, check=True
+    )
+    words = said.stdout.splitlines()
+    assert words[words.index("--volume") + 1] == "/some where:/runpod-volume"
+    assert words[-3:] == [VLLM, "--model", "a b"]
