@@ -15,6 +15,7 @@ from .output import JsonOption, fail, note, print_json
 from .script import BalancedOption, Declared, QueueOption, ScriptArgument, declared_endpoints
 
 if TYPE_CHECKING:
+    from ..platforms.changes import Change
     from ..platforms.prices import PriceRange
     from ..platforms.provision import EndpointPlan
 
@@ -73,12 +74,21 @@ def _as_json(found: EndpointPlan, on_runpod: PriceRange | None) -> Mapping[str, 
         "name": found.name,
         "action": found.action.value,
         "id": None if found.endpoint is None else found.endpoint.id,
-        "changes": sorted(found.difference.patch),
+        "changes": [_change(change) for change in found.difference.changes],
         "newVolumes": [volume.name for volume in found.new_volumes],
         "refusal": found.refusal,
         "price": None if found.price is None else _price(found.price),
         "priceOnRunpod": None if on_runpod is None else _price(on_runpod),
         "notes": list(found.notes),
+    }
+
+
+def _change(change: Change) -> Mapping[str, Any]:
+    return {
+        "setting": change.setting,
+        "old": change.old,
+        "new": change.new,
+        "replacesWorkers": change.replaces_workers,
     }
 
 
