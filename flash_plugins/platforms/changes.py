@@ -122,7 +122,7 @@ def _differ(name: str, present: Any, value: Any) -> _Found:
 
 def _differ_in_args(name: str, present: Any, value: Any) -> _Found:
     """Compare start commands, which are long and may hold what nobody else is to see."""
-    return (None, []) if (present or "") == (value or "") else (value, [(name, None, None)])
+    return None if (present or "") == (value or "") else (value, [(name, None, None)])
 
 
 def _no_difference(name: str, present: Any, value: Any) -> _Found:

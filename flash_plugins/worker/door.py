@@ -124,6 +124,7 @@ class Door:
         self._is_closing = True
         self._waker.send(b"x")
         self._thread.join(timeout=_PATIENCE_S)
+        self._waker.close()
 
     def _attend(self) -> None:
         while not self._is_closing:
@@ -143,6 +144,7 @@ class Door:
         if self._health is not self.serving:
             self._health.close()
         self._selector.close()
+        self._wake.close()
 
     def _take_if_needed(self) -> None:
         should_take = self._adopt is None or self._blocked_for_s() > _BLOCKED_AFTER_S
