@@ -346,6 +346,12 @@ def test_what_a_change_says_holds_no_start_command() -> None:
     assert str(difference) == "args replaces its workers"
 
 
+def test_a_start_command_that_stays_is_not_sent_with_another_change() -> None:
+    difference = difference_of({"args": "serve", "env": {"A": "1"}}, {"args": "serve", "env": {"A": "2"}})
+    assert difference.patch == {"env": {"A": "2"}}
+    assert difference_of({"args": None, "env": {}}, {"args": "", "env": {}}).patch == {}
+
+
 @pytest.mark.parametrize(
     ("parameters", "kind", "words"),
     [
