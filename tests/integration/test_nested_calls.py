@@ -110,7 +110,7 @@ def test_row_23_classes_and_generators_of_other_endpoints() -> None:
 
 def test_row_23_cancelling_a_call_cancels_the_one_that_it_waits_for(tmp_path: Path) -> None:
     begun, done = tmp_path / "begun", tmp_path / "done"
-    call = nap_there(5.0, str(begun), str(done))
+    call = nap_there(30.0, str(begun), str(done))
     deadline = time.monotonic() + DEADLINE_S
     while not begun.exists():
         assert time.monotonic() < deadline
@@ -119,7 +119,7 @@ def test_row_23_cancelling_a_call_cancels_the_one_that_it_waits_for(tmp_path: Pa
     assert call.cancel()
     # The inner endpoint has one worker: it takes this call once it is done with the nap, or rid of it.
     assert go(1).result(DEADLINE_S) == 1
-    assert time.monotonic() - started < 4.5
+    assert time.monotonic() - started < 25
     assert not done.exists()
 
 
