@@ -56,7 +56,7 @@ class OwnTarget:
         """As `Target.idle_timeout_s`."""
         return self._endpoint.config.idle_timeout if self._endpoint.routes else None
 
-    async def resolve(self, session: Session, kind: EndpointKind | None) -> EndpointHandle:
+    async def resolve(self, session: Session, kind: EndpointKind | None, *, needs_code: bool = True) -> EndpointHandle:
         """As `Target.resolve`."""
         endpoint = self._endpoint
         endpoint._check_callable()
@@ -65,6 +65,10 @@ class OwnTarget:
         own = EndpointKind.LOAD_BALANCER if endpoint.routes else EndpointKind.QUEUE
         if kind is not None and kind is not own:
             raise other_kind(self.words, own)
+        if not needs_code:
+            found = await session.ask(lambda client: client.find(str(endpoint.name)))
+            if found is not None and found.kind is own:
+                return found
         config, streams = endpoint.config, endpoint._streams
         if own is EndpointKind.QUEUE:
             config, streams = session.claim(config, streams=streams)

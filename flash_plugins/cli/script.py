@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The endpoints that a program declares, found by importing it as a module: its `__main__` part does not run."""
+"""The endpoints that a program declares, found by importing it: its `__main__` part does not run."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,12 +21,9 @@ from ..errors import ConfigError, FlashPluginsError
 from ..platforms.api import EndpointKind
 from ..remote import RemoteClass, RemoteFunction
 from .output import EXIT_FAILED, EXIT_USAGE, fail, note
+from .program import import_program
 
 __all__ = ["BalancedOption", "Declared", "QueueOption", "ScriptArgument", "declared_endpoints"]
-
-#: How the module of a program is called: not importable, so that its functions travel by value, as those of
-#: `__main__` do.
-_MODULE_PREFIX = "program:"
 
 #: A program.
 ScriptArgument = Annotated[
@@ -113,21 +109,15 @@ def _imported(file: Path) -> ModuleType:
     """Import a program. Its own errors are shown with the part of the traceback that is about it."""
     path = file.resolve()
     process.work_for(path)
-    name = _MODULE_PREFIX + path.stem.replace(".", "_")
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
+    if path.suffix != ".py":
         raise ConfigError(f"{file} is no Python program: its name must end in .py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    sys.path[:0] = [str(path.parent)]  # as if it were run
-    sys.argv[:] = [str(path)]
     refusal = (
         f"{file} makes calls, or asks for the platform, when it is imported: put that below "
         "`if __name__ == '__main__':`"
     )
     try:
         with process.no_session(refusal), contextlib.redirect_stdout(sys.stderr):
-            spec.loader.exec_module(module)
+            module = import_program(path)
     except FlashPluginsError as error:
         _refuse(file, error)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a program raises is shown as its own
@@ -156,7 +146,7 @@ def _within(error: BaseException, path: Path) -> TracebackType | None:
 def _endpoints_of(module: ModuleType) -> Iterator[Endpoint]:
     """Yield each endpoint once."""
     seen: set[int] = set()
-    others = [name for name in sys.modules if not name.startswith(_MODULE_PREFIX) and is_local_module(name)]
+    others = [name for name in sys.modules if is_local_module(name)]
     for namespace in [vars(module), *(vars(sys.modules[name]) for name in others)]:
         for value in list(namespace.values()):
             endpoint = _endpoint_of(value)

@@ -257,7 +257,7 @@ class EndpointClient:
         patience = Patience()
         while True:
             try:
-                answer = await self._asked(session, EndpointKind.QUEUE, ask, is_of_one_job=job_id is not None)
+                answer = await self._asked(session, EndpointKind.QUEUE, ask, operation=operation)
                 if operation in ("run", "runSync"):
                     self._note_new_job(answer.get("id"))
                 return answer
@@ -286,13 +286,14 @@ class EndpointClient:
         kind: EndpointKind,
         ask: Callable[[RunpodClient, EndpointHandle], Awaitable[T]],
         *,
-        is_of_one_job: bool = False,
+        operation: str | None = None,
     ) -> T:
         """Return what the endpoint answers; one that is gone, alone or with its platform, is made or found again, once.
 
         That is where nothing was sent, or where the platform said that there is no such endpoint.
         """
-        handle = await self._target.resolve(session, kind)
+        needs_code = operation in (None, "run", "runSync", "retry")
+        handle = await self._target.resolve(session, kind, needs_code=needs_code)
         try:
             try:
                 return await session.ask(lambda client: ask(client, handle))
@@ -300,12 +301,14 @@ class EndpointClient:
                 if not self._target.can_move:
                     raise
                 is_gone = was_not_sent(error)
-                if is_not_found(error) and not is_of_one_job:  # maybe by user code, which looks for something else
+                if (
+                    is_not_found(error) and operation not in _OF_ONE_JOB
+                ):  # maybe by user code, which looks for something else
                     is_gone = not await session.ask(lambda client: client.exists(handle.id))
                 if not is_gone:
                     raise
             self._target.forget(session)
-            again = await self._target.resolve(session, kind)
+            again = await self._target.resolve(session, kind, needs_code=needs_code)
             return await session.ask(lambda client: ask(client, again))
         except Exception as error:
             self._target.explain(error, session)
@@ -343,6 +346,8 @@ class EndpointClient:
 
 #: Seconds between two questions for a job that the platform does not know yet.
 _VISIBILITY_PAUSE_S = 0.5
+#: Operations of the job API about one job, which may be what is not found.
+_OF_ONE_JOB: Final = frozenset({"status", "stream", "cancel", "retry"})
 #: Seconds more than the platform's own hold before a held request counts as dead.
 _HOLD_SLACK_S = 30.0
 

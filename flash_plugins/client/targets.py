@@ -42,12 +42,13 @@ class Target(Protocol):
         """Seconds after which its workers stop; None where that is unknown, and so is whether it makes sense to wait
         for one before a request is sent."""
 
-    async def resolve(self, session: Session, kind: EndpointKind | None) -> EndpointHandle:
+    async def resolve(self, session: Session, kind: EndpointKind | None, *, needs_code: bool = True) -> EndpointHandle:
         """Return the endpoint, made if need be, for requests of this kind. Loop thread.
 
         Args:
             session: The process's connection to its platform.
             kind: None for whatever it is.
+            needs_code: Whether its workers must have the code that is declared now: not if it is only asked about.
 
         Raises:
             ConfigError: It takes requests of the other kind only, or of which kind it shall be is not known.
@@ -77,7 +78,7 @@ class ExistingTarget:
         self.words = f"endpoint {endpoint_id!r}"
         self.misuse = _misuse(f"Endpoint(id={endpoint_id!r})")
 
-    async def resolve(self, session: Session, kind: EndpointKind | None) -> EndpointHandle:
+    async def resolve(self, session: Session, kind: EndpointKind | None, *, needs_code: bool = True) -> EndpointHandle:
         """As `Target.resolve`; with no kind, the platform is asked."""
         client = await session.connected()
         if kind is not None:
@@ -109,7 +110,7 @@ class NamedTarget:
         self._name = name
         self.words = f"endpoint {name!r}"
 
-    async def resolve(self, session: Session, kind: EndpointKind | None) -> EndpointHandle:
+    async def resolve(self, session: Session, kind: EndpointKind | None, *, needs_code: bool = True) -> EndpointHandle:
         """As `Target.resolve`; looked up once."""
         handle = await session.deployments.found(self._name, lambda: self._found(session))
         if kind is not None and handle.kind is not kind:
@@ -149,7 +150,7 @@ class ImageTarget:
         self.misuse = _misuse(f"Endpoint(image={config.image!r})")
         self.idle_timeout_s: float | None = config.idle_timeout
 
-    async def resolve(self, session: Session, kind: EndpointKind | None) -> EndpointHandle:
+    async def resolve(self, session: Session, kind: EndpointKind | None, *, needs_code: bool = True) -> EndpointHandle:
         """As `Target.resolve`."""
         config = self._config
         wanted = kind or self._kind

@@ -73,7 +73,7 @@ def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
 def test_what_was_deployed_works_without_the_program(folder: Path) -> None:
     require("fastapi")
     done = flash("deploy", "program.py", "--json")
-    assert "imported as program:program" in done.stderr  # not on stdout, and not as __main__
+    assert "imported as __main__" in done.stderr  # not on stdout, and not as __main__
     assert "started a local platform" in done.stderr
     deployed = {entry["name"]: entry for entry in json.loads(done.stdout)["deployed"]}
     assert set(deployed) == {"square", "greeter"}

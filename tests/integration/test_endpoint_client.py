@@ -281,6 +281,21 @@ async def test_an_endpoint_that_somebody_else_deleted_is_made_anew() -> None:
 
 
 @pytest.mark.asyncio
+async def test_questions_about_ones_own_endpoint_deploy_nothing() -> None:
+    asked = Endpoint(name="client-asked", cpu="cpu5c-4-8")
+
+    @asked
+    def square(x: int) -> int:
+        return x * x
+
+    assert [await square(2), await square(3)] == [4, 9]
+    before = endpoints_named("client-asked")
+    assert (await asked.health())["jobs"]["completed"] == 2
+    assert (await asked.purge_queue())["removed"] == 0
+    assert endpoints_named("client-asked") == before
+
+
+@pytest.mark.asyncio
 async def test_calls_leave_deployed_code_where_it_is() -> None:
     queue = Endpoint(name="client-cargo", cpu="cpu5c-4-8")
 
