@@ -46,6 +46,11 @@ CREATION_PAUSES_S: tuple[float, ...] = (0.1, 0.2, 0.5, 1, 1, 2, 2, 5, 5, 5, 10, 
 VOLUME_SETTLE_S = 1.0
 
 
+#: What Runpod's console appends to the name of an endpoint with FlashBoot, as its command line did until 2026-03
+#: (github.com/runpod/runpodctl, pull request 261).
+_FLASHBOOT_SUFFIX: Final = " -fb"
+
+
 class PlanAction(StrEnum):
     """What provisioning would do."""
 
@@ -239,7 +244,8 @@ class Provisioner:
 
     async def named(self, name: str) -> list[EndpointInfo]:
         """Return the endpoints of a name, the oldest first."""
-        named = [endpoint for endpoint in await self._rest.endpoints() if endpoint.name == name]
+        names = (name, name + _FLASHBOOT_SUFFIX)
+        named = [endpoint for endpoint in await self._rest.endpoints() if endpoint.name in names]
         return sorted(named, key=lambda endpoint: endpoint.age_order)
 
     async def _created(self, wanted: Wanted, body: Mapping[str, Any]) -> tuple[EndpointInfo | None, list[EndpointInfo]]:

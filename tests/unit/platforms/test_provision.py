@@ -307,6 +307,14 @@ def test_a_change_that_names_something_unknown_is_an_error(fake: FakeRunpod) -> 
     assert len(fake.seen("patch")) == 1
 
 
+def test_an_endpoint_whose_name_tells_of_flashboot_is_the_same(fake: FakeRunpod) -> None:
+    made = run(fake, lambda p: p.ensure(wanted()))
+    fake.endpoints[made.id]["name"] = "x -fb"
+    assert run(fake, lambda p: p.ensure(wanted())).id == made.id
+    assert len(fake.seen("create")) == 1
+    assert not fake.seen("patch")
+
+
 def test_the_oldest_of_several_is_used_and_none_is_deleted(fake: FakeRunpod, told: list[str]) -> None:
     for day in (3, 1, 2):
         made = fake.add_endpoint(run(fake, lambda p: p.plan(wanted(), is_priced=False)).body)
