@@ -329,6 +329,7 @@ class Endpoint(EndpointAttributes):
             logger.warning("endpoint %r could not be made ahead of its first request: %s", self.name, error)
 
     async def _provisioned(self, session: Session, kind: EndpointKind | None) -> ProvisionedEndpoint:
+        self.client._target.forget(session)  # what functions refer to may have changed, which only packing them tells
         handle = await self.client._resolved(session, kind)
         return ProvisionedEndpoint(handle.id, handle.name, dict(handle.urls), handle.base_url)
 

@@ -207,6 +207,17 @@ async def test_a_changed_route_is_deployed_again() -> None:
 
 
 @pytest.mark.asyncio
+async def test_provision_deploys_what_a_route_refers_to_as_it_is_now() -> None:
+    refers, there = Endpoint(name="client-refers", cpu="cpu5c-4-8"), {"n": 1}
+    refers.get("/x")(lambda: there["n"])
+    assert await refers.client.get("/x") == 1
+    there["n"] = 2
+    first, second = await asyncio.gather(refers.provision(), refers.provision())
+    assert first.id == second.id
+    assert await refers.client.get("/x") == 2
+
+
+@pytest.mark.asyncio
 async def test_remote_concurrency_first_requests_at_once_provision_once() -> None:
     busy = Endpoint(name="client-busy", cpu="cpu5c-4-8")
     busy.get("/x")(lambda n=0: n)
