@@ -312,7 +312,7 @@ class Provisioner:
             if volume.id is not None:
                 found.append(await self._existing_volume(config, volume))
             elif matching := _matching(volume, listed):
-                found.append(matching[0])
+                found.append(min(matching, key=lambda info: info.id))  # names need not be unique: always the same one
             else:
                 missing.append(volume)
         return found, tuple(missing)
@@ -352,12 +352,12 @@ class Provisioner:
         except ApiError as error:
             raise explained(error, str(config.name), f"volume {name!r} in {place}") from error
         await asyncio.sleep(VOLUME_SETTLE_S)
-        rivals = _matching(volume, await self._rest.volumes()) or [made]
-        kept = rivals[0]
-        if kept.id == made.id or all(rival.id != made.id for rival in rivals):
+        # As they are listed, which is the same for everybody: where that is the oldest first, latecomers lose surely.
+        rivals = _matching(volume, await self._rest.volumes())
+        if made.id not in [rival.id for rival in rivals] or rivals[0].id == made.id:
             return made
-        is_used = any(made.id in endpoint.volumes for endpoint in await self._rest.endpoints())
-        if is_used:
+        kept = rivals[0]
+        if any(made.id in endpoint.volumes for endpoint in await self._rest.endpoints()):
             return made
         logger.info("network volume %r was created by another process too; that one is used", name)
         try:
@@ -377,6 +377,5 @@ def _failed_creation(error: TransportFailure | ApiError, name: str) -> Transport
 
 
 def _matching(volume: NetworkVolume, listed: list[VolumeInfo]) -> list[VolumeInfo]:
-    """Return the volumes of that name in that data center, in an order that is the same for everybody."""
-    found = [info for info in listed if info.name == volume.name and info.data_center == volume.place]
-    return sorted(found, key=lambda info: info.id)
+    """Return the volumes of that name in that data center, as they are listed."""
+    return [info for info in listed if info.name == volume.name and info.data_center == volume.place]
