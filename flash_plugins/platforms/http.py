@@ -272,6 +272,10 @@ def _keyless(request: httpx.Request) -> httpx.Request:
     return request
 
 
+#: What to look at where not even a connection came about.
+_UNREACHED = "; is the network up, and is this address right (RUNPOD_API_BASE_URL, RUNPOD_ENDPOINT_BASE_URL)?"
+
+
 def _broken(request: httpx.Request, error: httpx.TransportError) -> TransportFailure:
     # httpx-aiohttp maps a broken connection to ConnectTimeout: only aiohttp's own class tells "never connected"
     # (safe to repeat) from "connection lost" (not safe).
@@ -279,7 +283,7 @@ def _broken(request: httpx.Request, error: httpx.TransportError) -> TransportFai
     kind = RequestTimeout if was_sent and isinstance(error, httpx.ReadTimeout) else TransportFailure
     return kind(
         f"{_keyless(request).method} {_public(str(request.url))} got no answer: "
-        f"{type(error.__cause__ or error).__name__}: {error}",
+        f"{type(error.__cause__ or error).__name__}: {error}{'' if was_sent else _UNREACHED}",
         was_sent=was_sent,
         request=request,
     )

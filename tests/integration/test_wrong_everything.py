@@ -24,6 +24,7 @@ from flash_plugins import (
     Endpoint,
     NotFoundError,
     NoWorkers,
+    PlatformUnavailable,
     WaitTimeout,
     WorkerStartFailed,
 )
@@ -97,6 +98,13 @@ def test_no_key_at_all_is_said_before_anything_is_sent(monkeypatch: pytest.Monke
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(AuthenticationError, match=r"FLASH_PLATFORM=local"):
         square_on().result(DEADLINE_S)
+
+
+def test_an_address_where_nobody_listens_is_one_error_that_asks_about_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    go_to("http://127.0.0.1:9", KEY, monkeypatch)  # 9: a port that nothing may use
+    for ask in (Endpoint(id="abc123").run({"a": 1}), Endpoint(id="abc123").get("/models")):
+        with pytest.raises(PlatformUnavailable, match="RUNPOD_API_BASE_URL"):
+            ask.result(DEADLINE_S)
 
 
 # -- endpoints and jobs that do not exist -------------------------------------------------------------------
