@@ -179,6 +179,8 @@ class HttpClient:
             await response.aread()
         except httpx.TransportError as error:
             raise _broken(response.request, error) from error
+        finally:
+            await response.aclose()  # also where the caller was cancelled: the connection is not left to a stream
         return response
 
     def refusal(self, response: httpx.Response) -> StatusError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import gc
 import os
 import pickle
 import signal
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import httpx
@@ -204,6 +205,40 @@ async def test_a_changed_route_is_deployed_again() -> None:
     changing.get("/two")(lambda: 2)
     assert await changing.client.get("/two") == 2
     assert len(endpoints_named("client-changing")) == 1
+
+
+@pytest.mark.asyncio
+async def test_a_request_that_is_given_up_ends_the_stream_that_it_read() -> None:
+    """Else the route would go on for a caller that is gone, until its response object is collected."""
+    streams, seen = Endpoint(name="client-streams", cpu="cpu5c-4-8"), {"begun": 0, "ended": 0}
+
+    async def endless() -> AsyncIterator[int]:
+        seen["begun"] += 1
+        try:
+            while True:
+                yield 1
+                await asyncio.sleep(0.01)
+        finally:
+            seen["ended"] += 1
+
+    streams.get("/endless")(endless)
+    streams.get("/seen")(lambda: seen)
+
+    async def until(what: str) -> None:
+        for _ in range(200):
+            if (await streams.client.get("/seen"))[what]:
+                return
+            await asyncio.sleep(0.05)
+
+    reading = asyncio.ensure_future(streams.client.get("/endless"))
+    await until("begun")
+    gc.disable()
+    try:
+        reading.cancel()
+        await until("ended")
+    finally:
+        gc.enable()
+    assert await streams.client.get("/seen") == {"begun": 1, "ended": 1}
 
 
 @pytest.mark.asyncio
