@@ -232,6 +232,16 @@ class EndpointConfig:
         values = {spec.name: getattr(self, spec.name) for spec in fields(self) if spec.compare and spec.name != "env"}
         return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
+    @property
+    def version(self) -> tuple[object, ...]:
+        """What tells one state of an endpoint from another, all that is left out of the fingerprint included.
+
+        For comparison only: it holds values of the environment.
+        """
+        template = {} if self.template is None else self.template.variables
+        variables = (tuple(sorted(env.items())) for env in (self.env, template))
+        return (self.fingerprint, *variables, tuple(sorted(self.packages)))
+
     def require_workers(self) -> None:
         """Refuse a call that no worker could ever run.
 

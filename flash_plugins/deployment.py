@@ -72,14 +72,8 @@ class OwnTarget:
         config, streams = endpoint.config, endpoint._streams
         if own is EndpointKind.QUEUE:
             config, streams = session.claim(config, streams=streams)
-        declared = [(route.method, route.path, id(route.function)) for route in endpoint.routes]
-        version: tuple[object, ...] = (
-            own,
-            config.fingerprint,
-            *sorted(config.env.items()),
-            *sorted(config.packages),
-            *declared,
-        )
+        routes = tuple((route.method, route.path, id(route.function)) for route in endpoint.routes)
+        version = (own, config.version, streams, routes, *map(id, endpoint._targets))
 
         async def deploy() -> EndpointHandle:
             if own is EndpointKind.LOAD_BALANCER and config.max_concurrency != 1:
@@ -91,7 +85,6 @@ class OwnTarget:
             packed, _ = in_thread(lambda: cargo_of(endpoint))  # reads modules, and pickles whatever they hold
             return await session.provision(config, kind=own, streams=streams, cargo=await packed)
 
-        version = (*version, streams, *map(id, endpoint._targets))
         return await session.deployments.deployed(str(config.name), version, deploy)
 
     def forget(self, session: Session) -> None:

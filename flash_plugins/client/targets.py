@@ -161,7 +161,7 @@ class ImageTarget:
             )
         if self._kind is not None and wanted is not self._kind:
             raise other_kind(self.words, self._kind)
-        version = (config.fingerprint, *sorted(config.env.items()), wanted)
+        version = (config.version, wanted)
         before, self._kind = self._kind, wanted  # at once: others that ask meanwhile must not ask for the other kind
         try:
             config.require_workers()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import flash_plugins
-from flash_plugins import ApiError, AuthenticationError, Call, ConfigError, Connection, PlatformUnavailable
+from flash_plugins import ApiError, AuthenticationError, Call, ConfigError, Connection, PlatformUnavailable, PodTemplate
 from flash_plugins.config import EndpointConfig
 from flash_plugins.dispatcher import Session
 from flash_plugins.dispatcher import session as session_module
@@ -154,6 +154,13 @@ def test_a_changed_variable_is_patched_with_all_variables(fake: FakeRunpod, subm
     assert list(patch.json) == ["env"]
     assert patch.json["env"]["A"] == "2"
     assert patch.json["env"][api.ENDPOINT_NAME_ENV] == "lane"
+
+
+def test_a_changed_variable_of_the_template_is_patched_too(fake: FakeRunpod, submit: Submit) -> None:
+    for value in "12":
+        submit(config=config_of(template=PodTemplate(env={"A": value}))).result(DEADLINE_S)
+    (patch,) = fake.seen("patch")
+    assert patch.json["env"]["A"] == "2"
 
 
 def test_a_variable_that_is_no_longer_set_is_removed(fake: FakeRunpod, submit: Submit) -> None:
