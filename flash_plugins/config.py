@@ -175,7 +175,7 @@ class EndpointConfig:
             system_dependencies=parse_system_dependencies(given.get("system_dependencies", ())),
             accelerate_downloads=_check_flag("accelerate_downloads", given.get("accelerate_downloads", True)),
             volume=volumes,
-            env=_check_env(given.get("env", {})),
+            env=_check_env(given.get("env", {}), is_of_image=given.get("image") is not None),
             gpu_count=_check_int("gpu_count", given.get("gpu_count", 1), 1),
             execution_timeout_ms=_check_execution_timeout(given.get("execution_timeout_ms", 0)),
             flashboot=_check_flag("flashboot", given.get("flashboot", True)),
@@ -310,13 +310,30 @@ def _check_workers(value: object) -> tuple[int, int]:
     raise ConfigError(f"Endpoint(workers={value!r}): give the maximum as an integer, or (minimum, maximum)")
 
 
-def _check_env(value: object) -> dict[str, str]:
+#: Bytes of one variable, `NAME=value` and a NUL, that Linux starts no process with (MAX_ARG_STRLEN).
+_ENV_ENTRY_LIMIT_BYTES = 131_072
+#: Names that shells pass on; dash drops all others without a word.
+_SHELL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def _check_env(value: object, *, is_of_image: bool) -> dict[str, str]:
     if not isinstance(value, Mapping):
         raise ConfigError(f"Endpoint(env=…) is a {type(value).__name__}: give a mapping of strings to strings")
     for key, text in value.items():
         if not isinstance(key, str) or not isinstance(text, str) or not key or "=" in key or "\0" in key + text:
             raise ConfigError(
                 f"Endpoint(env=…): entry {key!r} must be a non-empty string without '=' and its value a string"
+            )
+        size = len(f"{key}={text}".encode(errors="replace")) + 1
+        if size >= _ENV_ENTRY_LIMIT_BYTES:
+            raise ConfigError(
+                f"Endpoint(env=…): entry {key!r} has {size} bytes, and no process starts with a variable of "
+                f"{_ENV_ENTRY_LIMIT_BYTES} or more: put it in a file on a volume"
+            )
+        if not is_of_image and not _SHELL_NAME.fullmatch(key):
+            raise ConfigError(
+                f"Endpoint(env=…): the shell that starts workers drops {key!r}: name it with letters from A to Z, "
+                "digits and '_'"
             )
     return dict(value)
 

@@ -117,6 +117,9 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"env": {"": "x"}}, "non-empty"),
     ({"env": {"A=B": "x"}}, "A=B"),
     ({"env": {"A": "x\0y"}}, "'A'"),
+    ({"env": {"A": "x" * 131_072}}, "'A' has 131075 bytes"),
+    ({"env": {"my.setting": "x"}}, "drops 'my.setting'"),
+    ({"env": {"ÜBER": "x"}}, "drops 'ÜBER'"),
     ({"gpu_count": 0}, "gpu_count"),
     ({"gpu_count": "1"}, "gpu_count"),
     ({"execution_timeout_ms": 1}, "5000 to 604800000 ms"),
@@ -180,6 +183,11 @@ def test_an_unknown_parameter_is_an_error_with_a_suggestion(parameter: str, sugg
 def test_an_unknown_parameter_like_no_other_lists_all() -> None:
     with pytest.raises(TypeError, match=r"known are: id, gpu, cpu, workers.*max_concurrency"):
         Endpoint(zzz=1)  # type: ignore[call-arg]
+
+
+def test_an_image_may_have_variables_of_any_name() -> None:
+    endpoint = Endpoint(name="e", image="acme/llm:1", env={"my.setting": "x"})
+    assert endpoint.config.env == {"my.setting": "x"}
 
 
 def test_values_of_env_are_shown_nowhere() -> None:
