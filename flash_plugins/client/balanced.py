@@ -11,7 +11,7 @@ import contextlib
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import ConfigError, PayloadTooLarge, RemoteError
@@ -47,12 +47,12 @@ class BalancedRequest:
 
     method: str
     path: str
-    content: bytes | None
+    content: bytes | None = field(repr=False)
     timeout_s: float
-    headers: Mapping[str, str]
-    params: Mapping[str, Any]
-    files: Mapping[str, Any]
-    fields: Mapping[str, Any]
+    headers: Mapping[str, str] = field(repr=False)  # may hold secrets
+    params: Mapping[str, Any] = field(repr=False)  # likewise
+    files: Mapping[str, Any] = field(repr=False)
+    fields: Mapping[str, Any] = field(repr=False)
 
     @classmethod
     def make(

@@ -56,7 +56,7 @@ _MAX_PAGES: Final = 1_000
 #: A stream of log lines that ended sooner than this, with nothing new, is over rather than cut.
 _STREAM_LIVES_S: Final = 5.0
 #: Seconds that the first line of a log may take: Runpod's come from another continent.
-FIRST_LINE_S = 5.0
+FIRST_LINE_S = 3.0
 #: Longest silence of a stream of log lines, seconds: heartbeats come more often.
 _SILENCE_S: Final = 120.0
 

@@ -138,13 +138,7 @@ def launch(
         MissingDependencyError: A package it needs is not installed.
         PlatformUnavailable: It did not start; the message has the reason it gave.
     """
-    for name in _NEEDED:
-        if importlib.util.find_spec(name) is None:
-            raise MissingDependencyError(
-                f"the local platform needs the package {name!r}, which is not installed: "
-                "pip install 'flash-plugins[local]'",
-                name=name,
-            )
+    _require_packages()
     log = _open_log(detach)
     # -P: a file of the user's in the current directory must not stand in for a module of ours.
     process = subprocess.Popen(
@@ -184,6 +178,16 @@ def launch(
         log.close()
         platform._process = platform._log = None
     return platform
+
+
+def _require_packages() -> None:
+    for name in _NEEDED:
+        if importlib.util.find_spec(name) is None:
+            raise MissingDependencyError(
+                f"the local platform needs the package {name!r}, which is not installed: "
+                "pip install 'flash-plugins[local]'",
+                name=name,
+            )
 
 
 def find_running() -> RunningPlatform | None:
