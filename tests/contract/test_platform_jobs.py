@@ -90,6 +90,16 @@ def test_a_job_goes_from_run_to_a_worker_and_back(stage: Stage) -> None:
     assert stage.get(f"status/{job}")["output"] == {"y": None}
 
 
+def test_the_list_of_jobs_says_how_long_they_waited_and_ran(stage: Stage) -> None:
+    done, waits = stage.run(), stage.run()
+    stage.take()
+    stage.worker.report(done, {"output": "not in the list"})
+    first, second = stage.get("requests")["requests"]
+    assert sorted(first) == ["delayTime", "executionTime", "id", "status", "workerId"]
+    assert (first["id"], first["status"]) == (done, "COMPLETED")
+    assert second == {"id": waits, "status": "IN_QUEUE"}
+
+
 def test_runsync_answers_the_finished_job(stage: Stage, threads: ThreadPoolExecutor) -> None:
     answer = threads.submit(stage.post, "runsync", {"input": "hello"})
     job = stage.worker.take()

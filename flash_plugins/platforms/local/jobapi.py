@@ -144,7 +144,7 @@ def _worker_counts(workers: dict[str, int]) -> dict[str, int]:
 
 async def _requests(call: Call, fleet: Fleet, clock: Clock) -> None:
     # Runpod does not publish the shape of this answer.
-    await send_json(call.send, 200, b'{"requests":[' + b",".join(_short(job) for job in fleet.jobs) + b"]}")
+    await send_json(call.send, 200, b'{"requests":[' + b",".join(job.summary() for job in fleet.jobs) + b"]}")
 
 
 async def _find(call: Call, fleet: Fleet) -> Job | None:

@@ -88,6 +88,15 @@ class Job:
 
     def to_json(self) -> bytes:
         """Return the job as `/status` shows it."""
+        text = self.summary()[:-1]
+        if self.output is not None:
+            text += b',"output":' + self.output
+        if self.error is not None:
+            text += b',"error":' + self.error
+        return text + b"}"
+
+    def summary(self) -> bytes:
+        """Return the job without what it has to say: id, state, times."""
         parts = [f'{{"id":"{self.id}","status":"{self.status.value}"']
         if self.started_at is not None:
             parts.append(f'"delayTime":{round((self.started_at - self.queued_at) * 1000)}')
@@ -96,12 +105,7 @@ class Job:
                 parts.append(f'"executionTime":{round((self.finished_at - self.started_at) * 1000)}')
         if self.attempts > 1:
             parts.append(f'"{api.ATTEMPTS_FIELD}":{self.attempts}')
-        text = ",".join(parts).encode()
-        if self.output is not None:
-            text += b',"output":' + self.output
-        if self.error is not None:
-            text += b',"error":' + self.error
-        return text + b"}"
+        return ",".join(parts).encode() + b"}"
 
     def unread_chunks(self) -> list[bytes]:
         """Return the chunks no `/stream` has shown yet and count them as shown."""
