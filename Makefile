@@ -50,7 +50,7 @@ check: $(DEV)
 	@$(PY) -m mypy --no-error-summary $(SOURCES) $(SCRIPTS)
 
 test: check
-	@$(PY) -m pytest -m "not conformance"
+	@$(PY) .ci/suite.py
 
 conformance: $(DEV)
 	@$(PY) -m pytest -m conformance

@@ -42,7 +42,7 @@ RestClient.create_endpoint = together(RestClient.create_endpoint, "endpoint")
 RestClient.create_volume = together(RestClient.create_volume, "volume")
 
 
-@Endpoint(name="shared", cpu="cpu5c-4-8", workers=2, volume=NetworkVolume(name="models", size=10))
+@Endpoint(name="shared", cpu="cpu5c-4-8", workers=2, volume=NetworkVolume(name="made-at-once", size=10))
 def square(x):
     return x * x
 
@@ -85,7 +85,8 @@ def test_processes_that_want_the_same_at_once_end_with_one(platform: RunningPlat
     assert len(list(meeting.glob("endpoint-*"))) == len(list(meeting.glob("volume-*"))) == PROCESSES
     headers = {"Authorization": f"Bearer {platform.key}"}
     (endpoint,) = httpx.get(f"{platform.url}/v2/serverless", headers=headers).json()["endpoints"]
-    (volume,) = httpx.get(f"{platform.url}/v2/network-volumes", headers=headers).json()["networkVolumes"]
+    volumes = httpx.get(f"{platform.url}/v2/network-volumes", headers=headers).json()["networkVolumes"]
+    (volume,) = [volume for volume in volumes if volume["name"] == "made-at-once"]  # others outlive their platforms
     assert endpoint["name"] == "shared"
     assert endpoint["networkVolumes"] == [volume["id"]]
     httpx.delete(f"{platform.url}/v2/serverless/{endpoint['id']}", headers=headers)
