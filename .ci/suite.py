@@ -12,7 +12,7 @@ import sys
 import tempfile
 
 #: What waits for processes most of the time.
-FIRST = ["tests/integration", "tests/packaging"]
+FIRST = ["tests/integration"]
 #: Seconds that a side gets to clean up after Ctrl-C.
 GRACE_S = 30
 
