@@ -1,42 +1,53 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run the tests of `make test` in two processes: most of them wait for processes, and rarely need both cores.
+"""Run the tests of `make test` in several processes: most tests wait for processes, and rarely need both cores.
 
     python .ci/suite.py [ARGUMENT OF PYTEST]...
 
-Tests with real processes on one side, everything else on the other. The first prints as it goes, the other when it
-has ended. Ctrl-C ends both. The exit status is 0 if both passed.
+The first part prints as it goes, the others when all have ended. Ctrl-C ends all of them. The exit status is 0 if all
+passed.
 """
 
+import glob
 import subprocess
 import sys
 import tempfile
 
-#: What waits for processes most of the time.
-FIRST = ["tests/integration"]
-#: Seconds that a side gets to clean up after Ctrl-C.
+#: Tests with real processes, in two parts that take about equally long; what is in neither is the third part.
+INTEGRATION = sorted(glob.glob("tests/integration/test_*.py"))
+DOCUMENTS = ["tests/policy/test_docs.py", "tests/policy/test_examples.py"]
+PARTS = (
+    [path for path in INTEGRATION if path < "tests/integration/test_f"],
+    [path for path in INTEGRATION if path >= "tests/integration/test_f"] + DOCUMENTS,
+)
+#: Seconds that a part gets to clean up after Ctrl-C.
 GRACE_S = 30
 
 
 def main() -> int:
-    """Run both sides; returns the exit status."""
+    """Run all parts; returns the exit status."""
     pytest = [sys.executable, "-m", "pytest", "-m", "not conformance", *sys.argv[1:]]
-    rest = [f"--ignore={path}" for path in FIRST]  # of all that pyproject.toml names
-    with tempfile.TemporaryFile() as log:
-        other = subprocess.Popen([*pytest, *rest], stdout=log, stderr=subprocess.STDOUT)
-        first = subprocess.Popen([*pytest, *FIRST])
+    first, second = PARTS
+    rest = [f"--ignore={path}" for path in (*first, *second)]  # of all that pyproject.toml names
+    with tempfile.TemporaryFile() as log, tempfile.TemporaryFile() as other_log:
+        running = [
+            subprocess.Popen([*pytest, *first]),
+            subprocess.Popen([*pytest, *second], stdout=log, stderr=subprocess.STDOUT),
+            subprocess.Popen([*pytest, *rest], stdout=other_log, stderr=subprocess.STDOUT),
+        ]
         try:
-            codes = [first.wait(), other.wait()]
-        except KeyboardInterrupt:  # which both sides get, too
-            codes = [side.wait(GRACE_S) for side in (first, other)]
+            codes = [part.wait() for part in running]
+        except KeyboardInterrupt:  # which all parts get, too
+            codes = [part.wait(GRACE_S) for part in running]
         finally:
-            for side in (first, other):
-                side.kill()
-            log.seek(0)
-            sys.stdout.flush()
-            sys.stdout.buffer.write(log.read())
+            for part in running:
+                part.kill()
+            for written in (log, other_log):
+                written.seek(0)
+                sys.stdout.flush()
+                sys.stdout.buffer.write(written.read())
             sys.stdout.flush()
     if any(codes):
-        sys.stdout.write(f"FAILED: exit status {codes[0]} (real processes), {codes[1]} (everything else)\n")
+        sys.stdout.write(f"FAILED: the three parts ended with exit status {', '.join(map(str, codes))}\n")
     return 1 if any(codes) else 0
 
 

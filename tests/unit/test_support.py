@@ -54,4 +54,5 @@ def test_a_missing_package_skips_here_and_fails_in_ci(monkeypatch: pytest.Monkey
 
 def test_no_test_can_reach_a_real_account() -> None:
     assert os.environ["FLASH_PLATFORM"] == "local"
-    assert not [name for name in os.environ if name.startswith("RUNPOD_") and name != "RUNPOD_OPENAPI"]
+    facts = {"RUNPOD_OPENAPI", "RUNPOD_CATALOG"}  # where descriptions for tests are
+    assert not [name for name in os.environ if name.startswith("RUNPOD_") and name not in facts]
