@@ -25,6 +25,7 @@ from .call import Call
 from .claims import Claims
 from .deployments import Deployments
 from .lane import Lane, Submission
+from .queue_lane import QueueLane
 from .stream import StreamCall
 from .threads import BackgroundLoop, DeliveryThread, in_thread
 from .window import Poller
@@ -378,7 +379,7 @@ class Session:
             self._replaced = [lane for lane in self._replaced if lane.submissions]
             for other in [other for other in self._lanes if other[0] == name]:
                 self._replaced.append(self._lanes.pop(other))
-            self._lanes[key] = Lane(self, config, streams=streams)
+            self._lanes[key] = QueueLane(self, config, streams=streams)
         return self._lanes[key]
 
     def _submissions(self) -> list[Submission]:

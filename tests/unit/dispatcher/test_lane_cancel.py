@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from flash_plugins import Call, Connection, JobCancelled, PlatformUnavailable, RateLimit
-from flash_plugins.dispatcher import Session, lane
+from flash_plugins.dispatcher import Session, queue_lane
 from flash_plugins.dispatcher import session as session_module
 from flash_plugins.platforms.runpod import RunpodClient
 from tests.unit.dispatcher.conftest import Events, config_of
@@ -30,7 +30,7 @@ def until_final(fake: FakeRunpod, events: Events, call: Call[Any]) -> None:
 
 @pytest.fixture
 def slow(fake: FakeRunpod, monkeypatch: pytest.MonkeyPatch) -> FakeRunpod:
-    monkeypatch.setattr(lane, "_TRANSPORT_PAUSE_S", 0.02)
+    monkeypatch.setattr(queue_lane, "_TRANSPORT_PAUSE_S", 0.02)
     fake.is_slow = True
     return fake
 

@@ -23,7 +23,8 @@ from flash_plugins import (
     WorkerLost,
 )
 from flash_plugins.code import dumps
-from flash_plugins.dispatcher import Session, lane, window
+from flash_plugins.dispatcher import Session, queue_lane, window
+from flash_plugins.dispatcher.queue_lane import QueueLane
 from flash_plugins.failure import encode_exception
 from flash_plugins.payload import CallEnvelope, Outcome, encode_failure_text
 from flash_plugins.platforms import api
@@ -38,7 +39,7 @@ NOT_THERE = Answer(404, {"error": "job not found"})
 @pytest.fixture
 def slow(fake: FakeRunpod, monkeypatch: pytest.MonkeyPatch) -> FakeRunpod:
     """A platform whose jobs end when a test says so; pauses between attempts are short."""
-    monkeypatch.setattr(lane, "_TRANSPORT_PAUSE_S", 0.02)
+    monkeypatch.setattr(queue_lane, "_TRANSPORT_PAUSE_S", 0.02)
     fake.is_slow = True
     return fake
 
@@ -57,7 +58,7 @@ def test_a_longer_call_is_followed_by_held_requests(slow: FakeRunpod, submit: Su
 def test_a_hold_that_ends_early_is_asked_for_again(
     slow: FakeRunpod, submit: Submit, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lane, "_HOLDS_AT_LEAST_S", 0.1)
+    monkeypatch.setattr(queue_lane, "_HOLDS_AT_LEAST_S", 0.1)
     slow.hold_s = 0.2
     call = submit(1)
     slow.wait_for("stream", 3)
@@ -65,6 +66,7 @@ def test_a_hold_that_ends_early_is_asked_for_again(
     assert call.result(DEADLINE_S) == 1
     assert len(slow.seen("status")) == 1
     (used,) = session._lanes.values()
+    assert isinstance(used, QueueLane)
     assert used._is_held
 
 
@@ -90,12 +92,13 @@ def test_a_platform_that_did_not_hold_is_tried_again_now_and_then(
     slow: FakeRunpod, submit: Submit, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(window, "_MIN_INTERVAL_S", 0.01)
-    monkeypatch.setattr(lane, "_HOLDS_AT_LEAST_S", 0.1)
+    monkeypatch.setattr(queue_lane, "_HOLDS_AT_LEAST_S", 0.1)
     slow.hold_s = 0.0
     call = submit(1)
     slow.wait_for("status", 3)
     assert len(slow.seen("stream")) == 1
     (used,) = session._lanes.values()
+    assert isinstance(used, QueueLane)
     slow.hold_s = 0.2
     used._probe_at = 0.0  # as if the time had passed
     slow.wait_for("stream", 3)
@@ -129,7 +132,7 @@ def test_a_job_may_be_unknown_for_a_moment(slow: FakeRunpod, submit: Submit, ope
 def test_a_job_that_stays_unknown_has_expired(
     slow: FakeRunpod, submit: Submit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lane, "_VISIBILITY_S", 0.05)
+    monkeypatch.setattr(queue_lane, "_VISIBILITY_S", 0.05)
     slow.script("stream", *[NOT_THERE] * 100)
     error = submit().exception(DEADLINE_S)
     assert isinstance(error, JobExpired)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from flash_plugins import Call
-from flash_plugins.dispatcher import Session, lane
+from flash_plugins.dispatcher import Session, queue_lane
 from flash_plugins.platforms.runpod import RunpodClient
 from tests.unit.dispatcher.fake import DEADLINE_S, KEY, RESET, Answer, FakePlatform, FakeRunpod, problem
 
@@ -49,7 +49,7 @@ def test_no_error_shows_the_key(
 def test_no_error_of_an_unreachable_platform_shows_the_key(
     fake: FakeRunpod, submit: Submit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lane, "_TRANSPORT_PAUSE_S", 0.01)
+    monkeypatch.setattr(queue_lane, "_TRANSPORT_PAUSE_S", 0.01)
     fake.deafen()
     error = submit().exception(DEADLINE_S)
     assert error is not None

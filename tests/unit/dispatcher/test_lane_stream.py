@@ -11,7 +11,7 @@ import pytest
 
 from flash_plugins import Call, JobCancelled, ResultLost, StreamCall
 from flash_plugins.code import dumps
-from flash_plugins.dispatcher import lane, stream, window
+from flash_plugins.dispatcher import queue_lane, stream, window
 from flash_plugins.failure import encode_exception
 from flash_plugins.payload import Outcome, encode_failure_text
 from tests.unit.dispatcher.fake import DEADLINE_S, RESET, Answer, FakeRunpod, Request, problem
@@ -160,7 +160,7 @@ def test_an_endpoint_that_streams_carries_the_plain_calls_of_another_object_of_i
 def test_a_stream_survives_trouble_while_it_is_followed(
     fake: FakeRunpod, submit: Submit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lane, "_TRANSPORT_PAUSE_S", 0.01)
+    monkeypatch.setattr(queue_lane, "_TRANSPORT_PAUSE_S", 0.01)
     fake.script("stream", problem(503, "restarting"), Answer(404, {}), Answer(429, {}, {"Retry-After": "0"}))
     call = submit(streams=True, is_generator=True)
     fake.wait_for("stream", 4)
@@ -184,7 +184,7 @@ def lose_next_answer(fake: FakeRunpod) -> None:
 def test_a_lost_answer_is_an_error_and_not_a_shorter_list(
     fake: FakeRunpod, submit: Submit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lane, "_TRANSPORT_PAUSE_S", 0.01)
+    monkeypatch.setattr(queue_lane, "_TRANSPORT_PAUSE_S", 0.01)
     lose_next_answer(fake)
     call = submit(streams=True, is_generator=True)
     fake.wait_for("stream")
@@ -202,7 +202,7 @@ def test_a_lost_answer_is_an_error_and_not_a_shorter_list(
 def test_a_lost_end_is_taken_from_what_the_platform_collected(
     fake: FakeRunpod, submit: Submit, monkeypatch: pytest.MonkeyPatch, is_generator: bool, is_collected: bool
 ) -> None:
-    monkeypatch.setattr(lane, "_TRANSPORT_PAUSE_S", 0.01)
+    monkeypatch.setattr(queue_lane, "_TRANSPORT_PAUSE_S", 0.01)
     lose_next_answer(fake)
     call = submit(streams=True, is_generator=is_generator)
     fake.wait_for("stream")

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from flash_plugins import ApiError, Call, PlatformUnavailable, SubmissionUnknown
-from flash_plugins.dispatcher import Session, lane, window
+from flash_plugins.dispatcher import Session, queue_lane, window
+from flash_plugins.dispatcher.queue_lane import QueueLane
 from flash_plugins.platforms import http, rest
 from flash_plugins.platforms.http import HttpClient, TransportFailure
 from tests.unit.dispatcher.conftest import Events, config_of
@@ -37,7 +38,7 @@ def unanswered(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
             raise
 
     monkeypatch.setattr(HttpClient, "request", watched)
-    monkeypatch.setattr(lane, "_TRANSPORT_PAUSE_S", 0.02)
+    monkeypatch.setattr(queue_lane, "_TRANSPORT_PAUSE_S", 0.02)
     return happened
 
 
@@ -80,6 +81,7 @@ def test_a_call_that_was_refused_for_its_rate_is_sent_again_and_accepted_once(
     assert second.at - first.at >= 0.05
     assert len(fake.jobs) == 1
     (used,) = session._lanes.values()
+    assert isinstance(used, QueueLane)
     assert used._window.size == 50  # 200, halved twice
 
 
@@ -100,6 +102,7 @@ def test_calls_that_are_refused_together_halve_the_window_once(
     calls = [submit(n) for n in range(8)]
     assert [call.result(DEADLINE_S) for call in calls] == list(range(8))
     (used,) = session._lanes.values()
+    assert isinstance(used, QueueLane)
     assert 100 <= used._window.size <= 102
 
 
@@ -115,6 +118,7 @@ def test_refused_questions_and_cancels_do_not_narrow_the_window(
     fake.wait_for("cancel", 3)
     fake.wait_for("status")
     (used,) = session._lanes.values()
+    assert isinstance(used, QueueLane)
     assert used._window.size == 200
 
 
@@ -146,6 +150,7 @@ def test_many_calls_survive_a_burst_of_refusals(fake: FakeRunpod, submit: Submit
     assert [call.result(DEADLINE_S) for call in calls] == list(range(60))
     assert len(fake.jobs) == 60
     (used,) = session._lanes.values()
+    assert isinstance(used, QueueLane)
     assert 1 <= used._window.size < 200
 
 

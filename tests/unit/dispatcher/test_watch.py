@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from flash_plugins import Call, WaitTimeout, WorkerLost, WorkerStartFailed, hookimpl
-from flash_plugins.dispatcher import Session, lane, watch
+from flash_plugins.dispatcher import Session, queue_lane, watch
 from tests.unit.dispatcher.fake import DEADLINE_S, Answer, FakeRunpod, problem, workers_answer
 
 Submit = Callable[..., Call[Any]]
@@ -113,7 +113,7 @@ def test_calls_whose_workers_end_again_and_again_fail_with_the_traceback(
 def test_calls_that_are_given_up_end_though_cancelling_them_fails_at_first(
     slow: FakeRunpod, submit: Submit, told: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lane, "_MAX_TRANSPORT_ERRORS", 1)
+    monkeypatch.setattr(queue_lane, "_MAX_TRANSPORT_ERRORS", 1)
     slow.script("health", *[Answer(content={"workers": {"initializing": 1}})] * 50)
     slow.script("workers", *(workers_answer([(f"w{n}", "INITIALIZING")]) for n in range(1, 50)))
     for _ in range(50):
