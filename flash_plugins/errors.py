@@ -10,6 +10,7 @@
     │   ├── ApiError                        the platform refused a request (status, detail)
     │   │   └── NotFoundError (LookupError)
     │   ├── NoWorkers                       a load-balanced endpoint has no worker, and why
+    │   ├── StoreError                      the store of large objects cannot be used
     │   └── MissingDependencyError (ImportError)    an optional package is not installed
     ├── PayloadError                        what should travel cannot
     │   ├── UnpicklableError (TypeError, pickle.PicklingError)
@@ -60,6 +61,7 @@ __all__ = [
     "PlatformUnavailable",
     "RemoteError",
     "ResultLost",
+    "StoreError",
     "StreamConsumed",
     "SubmissionUnknown",
     "UnknownParameterError",
@@ -116,6 +118,10 @@ class NotFoundError(ApiError, LookupError):
 
 class NoWorkers(PlatformError):
     """A load-balanced endpoint has no worker that takes requests; the message says why, with the log of one."""
+
+
+class StoreError(PlatformError):
+    """The store of large objects cannot be read or written: it is full, gone, or refuses the key."""
 
 
 class MissingDependencyError(PlatformError, ImportError):

@@ -7,6 +7,8 @@ A call travels as the `input` of a job:
      "method": name|null, "log_level": n, "packages": {"sklearn": "scikit-learn==1.5.1", …},
      "blobs": {<digest>: base64, …}, "args": base64}
 
+Many calls of one function travel as one job, with "batch" in place of "args": the arguments of each, see `batches`.
+
 `code`, `bundle` and `instance` name blobs by their SHA-256. A blob rides along until some worker of the
 endpoint is known to have it; a worker that lacks one answers `{"missing": [digest, …]}` instead of running
 anything, and the call is sent again with those blobs. So code travels once per content, not per call.
@@ -24,6 +26,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from .batches import CallResult, join_parts, pack_results, split_parts, unpack_results
 from .errors import EnvelopeError, PayloadTooLarge
 
 __all__ = [
@@ -112,9 +115,11 @@ def check_size(size_bytes: int, limit_bytes: int, what: str, remedy: str = CALL_
 
 @dataclass(frozen=True, slots=True)
 class CallEnvelope:
-    """One call: what to run, on what, and the blobs it needs by digest.
+    """One call, or several of one function: what to run, on what, and the blobs it needs by digest.
 
     Attributes:
+        args: Pickled arguments of one call; empty for a batch.
+        batch: Pickled arguments of each call of a batch, in the order in which they run; empty for one call.
         packages: What it uses of what is installed at the caller's: by package, the requirement of that version.
     """
 
@@ -127,6 +132,7 @@ class CallEnvelope:
     log_level: int = 30
     packages: Mapping[str, str] = field(default_factory=dict)
     blobs: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    batch: tuple[bytes, ...] = field(default=(), repr=False)
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -151,9 +157,14 @@ class CallEnvelope:
         carried = ",".join(f'"{digest}":"{encode_bytes(self.blobs[digest])}"' for digest in blobs)
         text = (
             f'{{"policy":{json.dumps(dict(policy))},"input":{json.dumps(head)[:-1]},'
-            f'"blobs":{{{carried}}},"args":"{encode_bytes(self.args)}"}}}}'
+            f'"blobs":{{{carried}}},{self._encoded_arguments()}}}}}'
         )
         return text.encode("ascii")
+
+    def _encoded_arguments(self) -> str:
+        if self.batch:
+            return f'"batch":"{encode_bytes(join_parts(self.batch))}"'
+        return f'"args":"{encode_bytes(self.args)}"'
 
     @classmethod
     def decode(cls, content: object) -> CallEnvelope:
@@ -176,7 +187,8 @@ class CallEnvelope:
             blobs = content.get("blobs") or {}
             return cls(
                 code=str(content["code"]),
-                args=decode_bytes(content["args"], "the call's arguments"),
+                args=b"" if "batch" in content else decode_bytes(content["args"], "the call's arguments"),
+                batch=split_parts(decode_bytes(content["batch"], "a batch")) if "batch" in content else (),
                 python=str(content["python"]),
                 bundle=content.get("bundle"),
                 instance=content.get("instance"),
@@ -193,11 +205,16 @@ class CallEnvelope:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a worker sent back for one call, or one chunk of it.
+    """What a worker sent back for one call or batch, or one chunk of it.
 
-    Exactly one of `result`, `chunk`, `missing`, `failure` is set, or none for the end of a stream.
+    Exactly one of `result`, `chunk`, `missing`, `failure` is set, or none for the end of a stream and for batches.
 
     Attributes:
+        results: Of a batch: what came of its calls so far, as they finished. The outcome of the job has all of them,
+            a chunk those since the chunk before.
+        returned: Of a batch: places of calls that the worker gives back and will not begin.
+        lost: Of a batch: the place of the call that ran when its process died, and how that died. Calls that are
+            neither here nor in `results` were not begun.
         index: Place of a chunk among those of its run, from 0.
         count: How many chunks came before the outcome that ends a stream.
         run: What only this run of the job is named, in every chunk and at the end: the service may run it again.
@@ -215,6 +232,9 @@ class Outcome:
     index: int | None = None
     count: int | None = None
     run: str | None = None
+    results: Sequence[CallResult] = ()
+    returned: tuple[int, ...] = ()
+    lost: tuple[int, str] | None = None
 
     def encode(self) -> dict[str, Any]:
         """Return the JSON form: the handler's return value, or one yielded chunk."""
@@ -231,6 +251,12 @@ class Outcome:
             answer["records"] = list(self.records)
         if self.ended:
             answer["ended"] = True
+        if self.results:
+            answer["results"] = encode_bytes(pack_results(self.results))
+        if self.returned:
+            answer["returned"] = list(self.returned)
+        if self.lost is not None:
+            answer["lost"] = list(self.lost)
         for name in ("seconds", "worker", "pid", "index", "count", "run"):
             if (value := getattr(self, name)) is not None:
                 answer[name] = value
@@ -267,7 +293,20 @@ def decode_outcome(content: object) -> Outcome:
         index=_number_of(content, "index"),
         count=_number_of(content, "count"),
         run=content.get("run"),
+        results=unpack_results(decode_bytes(content["results"], "the results")) if "results" in content else (),
+        returned=tuple(content.get("returned", ())),
+        lost=_lost_of(content),
     )
+
+
+def _lost_of(content: Mapping[str, Any]) -> tuple[int, str] | None:
+    match content.get("lost"):
+        case None:
+            return None
+        case [int(place), str(reason)]:
+            return place, reason
+        case other:
+            raise EnvelopeError(f"the worker's answer names the lost call as {other!r}, not by place and reason")
 
 
 def _number_of(content: Mapping[str, Any], name: str) -> int | None:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flash_plugins import EnvelopeError, PayloadTooLarge
+from flash_plugins.batches import CallResult, pack_results, split_parts, unpack_results
 from flash_plugins.payload import (
     CallEnvelope,
     Outcome,
@@ -221,3 +222,49 @@ def test_what_does_not_fit_is_an_error_with_both_sizes() -> None:
 
 def test_digests_are_sha256_in_hex() -> None:
     assert digest_of(b"") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+
+_CALLS = st.lists(st.binary(max_size=40), min_size=1, max_size=20)
+_RESULTS = st.lists(
+    st.one_of(
+        st.builds(CallResult, st.integers(0, 5_000), st.floats(0, 1e6), result=st.binary(max_size=40)),
+        st.builds(CallResult, st.integers(0, 5_000), st.floats(0, 1e6), failure=st.just({"type": "ValueError"})),
+    ),
+    min_size=1,
+    max_size=20,
+)
+
+
+@given(_CALLS)
+def test_a_batch_survives_the_wire(calls: list[bytes]) -> None:
+    envelope = CallEnvelope(code="c" * 32, args=b"", python="3.11", batch=tuple(calls))
+    content = json.loads(envelope.encode([], {}))["input"]
+    assert "args" not in content
+    assert CallEnvelope.decode(content) == envelope
+
+
+@given(_RESULTS, st.lists(st.integers(0, 5_000), max_size=5), st.none() | st.tuples(st.integers(0, 9), st.text()))
+def test_results_of_a_batch_survive_the_wire(
+    results: list[CallResult], returned: list[int], lost: tuple[int, str] | None
+) -> None:
+    outcome = Outcome(results=results, returned=tuple(returned), lost=lost)
+    assert decode_outcome(json.loads(json.dumps(outcome.encode()))) == outcome
+
+
+@pytest.mark.parametrize("content", [b"", b"\x05\x00\x00\x00", b"\x01\x00\x00\x00\x09\x00\x00\x00ab"])
+def test_a_batch_that_was_cut_is_an_error(content: bytes) -> None:
+    with pytest.raises(EnvelopeError, match="damaged"):
+        split_parts(content)
+
+
+def test_results_that_were_cut_are_an_error() -> None:
+    packed = pack_results([CallResult(0, 0.1, result=b"abc")])
+    for end in range(1, len(packed)):
+        with pytest.raises(EnvelopeError, match="damaged"):
+            unpack_results(packed[:end])
+
+
+@pytest.mark.parametrize("lost", ["0", [0], ["0", "killed"], {"index": 0}])
+def test_a_lost_call_that_is_not_named_is_an_error(lost: Any) -> None:
+    with pytest.raises(EnvelopeError, match="by place and reason"):
+        decode_outcome({"flash_plugins": 1, "lost": lost})
