@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from .images import LocalImage
     from .job import JobResult, JobStatus
     from .mapping import MapIterator
+    from .options import CallOptions
     from .pending import Pending
     from .platforms.base import Connection, Platform, RateLimit
     from .process import close, configure, platform, register, unregister
@@ -116,6 +117,7 @@ _HOMES = {
     "images": ("LocalImage",),
     "job": ("JobResult", "JobStatus"),
     "mapping": ("MapIterator",),
+    "options": ("CallOptions",),
     "pending": ("Pending",),
     "platforms.base": ("Connection", "Platform", "RateLimit"),
     "process": ("close", "configure", "platform", "register", "unregister"),
@@ -130,6 +132,7 @@ __all__ = [
     "AuthenticationError",
     "Call",
     "CallEvent",
+    "CallOptions",
     "CallStage",
     "ConfigError",
     "Connection",

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from .client import EndpointJob, JobStream, Target
     from .dispatcher import Call, Session
+    from .options import CallOptions
     from .payload import CallEnvelope
 
 __all__ = ["Endpoint"]
@@ -378,14 +379,22 @@ class Endpoint(EndpointAttributes):
             self.config = replace(self.config, dependencies=auto_dependencies(targets))
             self._pinned_targets = len(targets)
 
-    def _submit(self, envelope: CallEnvelope, *, function_name: str, is_generator: bool) -> Call[Any]:
+    def _submit(
+        self, envelope: CallEnvelope, *, function_name: str, is_generator: bool, options: CallOptions
+    ) -> Call[Any]:
         self._check_callable()
+        if options.worker is not None and getattr(self.config, "transport", None) != "load_balanced":
+            raise ConfigError(
+                f"{function_name}() was called with_options(worker={options.worker!r}), and endpoint {self.name!r} is "
+                "a queue, from which any worker takes any call; workers can be chosen where it is load-balanced"
+            )
         return process.session().submit(
             self.config,
             envelope,
             function_name=function_name,
             streams=self._streams,
             is_generator=is_generator,
+            options=options,
         )
 
 

@@ -19,7 +19,7 @@
     ├── JobError                            one job did not end well; has .job_id
     │   ├── JobFailed                       the worker reported an error of its own
     │   │   └── DependencyError             what the endpoint depends on could not be installed
-    │   ├── JobTimeout (TimeoutError)       a time limit of the job passed on the platform
+    │   ├── JobTimeout (TimeoutError)       a time limit of the call or of the endpoint passed
     │   ├── JobCancelled (CancelledError)   somebody cancelled it
     │   ├── JobExpired                      its result is no longer kept
     │   ├── ResultLost                      what its worker sent did not all arrive
@@ -175,7 +175,15 @@ class DependencyError(JobFailed):
 
 
 class JobTimeout(JobError, TimeoutError):
-    """A time limit of the job passed on the platform (execution timeout or time to live)."""
+    """A time limit passed: one of the call's options, or one of the platform (execution timeout, time to live).
+
+    Attributes:
+        limit: The option that was it: `queue_timeout`, `run_timeout` or `timeout`; None for a limit of the platform.
+    """
+
+    def __init__(self, message: str, *, job_id: str | None = None, limit: str | None = None) -> None:
+        super().__init__(message, job_id=job_id)
+        self.limit = limit
 
 
 class JobCancelled(JobError, CancelledError):

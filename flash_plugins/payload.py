@@ -4,7 +4,7 @@
 A call travels as the `input` of a job:
 
     {"flash_plugins": 1, "python": "3.11", "code": <digest>, "bundle": <digest>|null, "instance": <digest>|null,
-     "method": name|null, "log_level": n, "packages": {"sklearn": "scikit-learn==1.5.1", …},
+     "method": name|null, "log_level": n, "packages": {"sklearn": "scikit-learn==1.5.1", …}, "limit_s": seconds,
      "blobs": {<digest>: base64, …}, "args": base64}
 
 Many calls of one function travel as one job, with "batch" in place of "args": the arguments of each, see `batches`.
@@ -121,6 +121,8 @@ class CallEnvelope:
         args: Pickled arguments of one call; empty for a batch.
         batch: Pickled arguments of each call of a batch, in the order in which they run; empty for one call.
         packages: What it uses of what is installed at the caller's: by package, the requirement of that version.
+        limit_s: Longest time that the worker may take for it, seconds, None for none of its own; then it stops the
+            call and answers with an error that begins with `api.RUN_LIMIT_PREFIX`.
     """
 
     code: str
@@ -133,6 +135,7 @@ class CallEnvelope:
     packages: Mapping[str, str] = field(default_factory=dict)
     blobs: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     batch: tuple[bytes, ...] = field(default=(), repr=False)
+    limit_s: float | None = None
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -153,6 +156,7 @@ class CallEnvelope:
             "method": self.method,
             "log_level": self.log_level,
             "packages": self.packages,
+            **({} if self.limit_s is None else {"limit_s": self.limit_s}),
         }
         carried = ",".join(f'"{digest}":"{encode_bytes(self.blobs[digest])}"' for digest in blobs)
         text = (
@@ -196,6 +200,7 @@ class CallEnvelope:
                 log_level=int(content.get("log_level", 30)),
                 packages={str(name): str(pin) for name, pin in (content.get("packages") or {}).items()},
                 blobs={digest: decode_bytes(text, f"blob {digest[:12]}") for digest, text in blobs.items()},
+                limit_s=None if content.get("limit_s") is None else float(content["limit_s"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, EnvelopeError):

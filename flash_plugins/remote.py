@@ -17,11 +17,16 @@ from . import code
 from .dispatcher import Call, StreamCall
 from .errors import UnpicklableError
 from .mapping import Mappable
+from .options import NO_OPTIONS, CallOptions, OptionParameters
 from .payload import CallEnvelope, check_parts, digest_of
 from .platforms import api
 from .settings import worker_endpoint
 
 if TYPE_CHECKING:
+    from typing import Self
+
+    from typing_extensions import Unpack
+
     from .endpoint import Endpoint
 
 __all__ = [
@@ -135,7 +140,34 @@ def _positional_names(target: Any, method: str | None) -> list[str]:
     return names[1:] if takes_self else names
 
 
-class RemoteFunction(Mappable[T], Generic[P, T]):
+class _Optioned:
+    """Something whose calls have options."""
+
+    #: Of the class where none were given: what travels is then the same as if there were none.
+    _options: CallOptions = NO_OPTIONS
+
+    def with_options(self, **options: Unpack[OptionParameters]) -> Self:
+        """Return the same with options for each call: `f.with_options(retries=3, timeout=60)(x)`.
+
+        They are added to those given before, and change nothing of the code that travels. Calls that a worker makes of
+        its own endpoint run in place and take no notice of them.
+
+        Args:
+            options: The fields of `CallOptions`.
+
+        Raises:
+            UnknownParameterError: A keyword is no option; the closest one is suggested.
+            ConfigError: A value cannot be used.
+        """
+        return self._optioned(self._options.merged(options))
+
+    def _optioned(self, options: CallOptions) -> Self:
+        made = object.__new__(type(self))  # not `copy`, which would pack it as for a worker
+        made.__dict__.update(self.__dict__, _options=options)
+        return made
+
+
+class RemoteFunction(_Optioned, Mappable[T], Generic[P, T]):
     """A decorated function: calling it runs it on a worker of its endpoint and returns a `Call` at once.
 
     Arguments are pickled in the calling thread, so they may be changed right after. On a worker of the same
@@ -158,13 +190,16 @@ class RemoteFunction(Mappable[T], Generic[P, T]):
         Raises:
             UnpicklableError: The function or an argument cannot be pickled.
             PayloadTooLarge: The arguments are over the limit of one job.
-            ConfigError: The endpoint allows no worker, or the settings name no platform.
+            ConfigError: The endpoint allows no worker, the settings name no platform, or an option does not go with
+                the endpoint.
         """
         if worker_endpoint() == self.endpoint.name:
             return _in_place(self.endpoint, self._function, args, kwargs, self._shipped._name)
         with starting_others(self.endpoint):
             envelope = self._shipped.envelope((args, kwargs), streams=self.endpoint._streams)
-        return self.endpoint._submit(envelope, function_name=self._shipped._name, is_generator=self._streams)
+        return self.endpoint._submit(
+            envelope, function_name=self._shipped._name, is_generator=self._streams, options=self._options
+        )
 
     def local(self, /, *args: P.args, **kwargs: P.kwargs) -> Any:
         """Run the function here, as if it were not decorated: of a coroutine function the result is a coroutine."""
@@ -243,8 +278,11 @@ class RemoteClass(Generic[P, T]):
         self._shipped = _Shipped(self._class)
 
 
-class RemoteInstance:
-    """Stands for one instance of a decorated class; its public methods run on workers."""
+class RemoteInstance(_Optioned):
+    """Stands for one instance of a decorated class; its public methods run on workers.
+
+    `with_options` is the stand-in's own: options for the calls of all its methods.
+    """
 
     def __init__(self, remote_class: RemoteClass[..., Any], arguments: _Blob) -> None:
         self._remote_class = remote_class
@@ -263,10 +301,11 @@ class RemoteInstance:
                 f"{self._remote_class._shipped._name} has no method {name!r}; it has: {', '.join(methods) or 'none'} "
                 "(attributes stay on the worker: write a method that returns them)"
             )
-        return RemoteMethod(self, name, is_generator=is_generator(member))
+        method = RemoteMethod(self, name, is_generator=is_generator(member))
+        return method if self._options is NO_OPTIONS else method._optioned(self._options)
 
 
-class RemoteMethod(Mappable[Any]):
+class RemoteMethod(_Optioned, Mappable[Any]):
     """A method of a `RemoteInstance`: call it, or `map` it, as a decorated function."""
 
     def __init__(self, instance: RemoteInstance, name: str, *, is_generator: bool) -> None:
@@ -288,7 +327,10 @@ class RemoteMethod(Mappable[Any]):
                 instance=self._instance._arguments,
             )
         return remote_class.endpoint._submit(
-            envelope, function_name=f"{shipped._name}.{self._name}", is_generator=self._is_generator
+            envelope,
+            function_name=f"{shipped._name}.{self._name}",
+            is_generator=self._is_generator,
+            options=self._options,
         )
 
     def _run(self, /, *args: Any, **kwargs: Any) -> Any:
@@ -316,6 +358,10 @@ class BoundFunction(Mappable[Any]):
     def __call__(self, /, *args: Any, **kwargs: Any) -> Call[Any]:
         """Run the method on a worker; raises as `RemoteFunction.__call__`."""
         return self._function(self._instance, *args, **kwargs)
+
+    def with_options(self, **options: Unpack[OptionParameters]) -> BoundFunction:
+        """As `RemoteFunction.with_options`."""
+        return BoundFunction(self._function.with_options(**options), self._instance)
 
     def local(self, /, *args: Any, **kwargs: Any) -> Any:
         """As `RemoteFunction.local`."""

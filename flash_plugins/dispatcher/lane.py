@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ..config import EndpointConfig
 from ..errors import FlashPluginsError, JobCancelled, WorkerStartFailed
 from ..hooks import CallEvent, CallStage
+from ..options import NO_OPTIONS, CallOptions
 from ..payload import CallEnvelope, Outcome
 from ..platforms.api import EndpointKind
 from ..replay import replay
@@ -54,6 +55,7 @@ class Submission:
     lane: Lane
     call: Call[Any]
     envelope: CallEnvelope
+    options: CallOptions = NO_OPTIONS
     is_sent: bool = False
     is_cancelled: bool = False
     is_cancel_sent: bool = False

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..config import EndpointConfig
 from ..errors import ConfigError, FlashPluginsError, PlatformUnavailable
 from ..hooks import HookManager
+from ..options import NO_OPTIONS, CallOptions
 from ..payload import CallEnvelope
 from ..platforms import api
 from ..platforms.packages import installation_env, worker_packages
@@ -125,6 +126,7 @@ class Session:
         function_name: str,
         streams: bool,
         is_generator: bool,
+        options: CallOptions = NO_OPTIONS,
     ) -> Call[Any]:
         """Take a call; never blocks on the network.
 
@@ -134,6 +136,7 @@ class Session:
             function_name: For messages.
             streams: Whether the endpoint's workers stream.
             is_generator: Whether this call yields values rather than returning one.
+            options: How often it is tried, and how long it may take.
 
         Raises:
             PlatformUnavailable: The process is ending.
@@ -158,7 +161,7 @@ class Session:
 
         def accept() -> None:
             lane = self._lane(name)
-            submission = Submission(lane, call, envelope)
+            submission = Submission(lane, call, envelope, options)
             call._submission = submission
             if not call.done():  # cancelled between the lines
                 lane.enqueue(submission)

@@ -123,6 +123,8 @@ MAX_ATTEMPTS: Final = 3
 ATTEMPTS_FIELD: Final = "attempts"
 #: How the error text of a job starts when no worker could finish it; tells it from an error of the handler.
 WORKER_LOST_PREFIX: Final = "worker lost: "
+#: The same when the worker stopped a call of ours for its own time limit.
+RUN_LIMIT_PREFIX: Final = "run limit: "
 #: How it starts when the endpoint's workers end, again and again, before they take a first job.
 WORKER_START_FAILED_PREFIX: Final = "worker did not start: "
 #: How the error text of a job starts when its worker could not install what the endpoint asks for.

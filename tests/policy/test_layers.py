@@ -16,7 +16,9 @@ LAYERS: list[set[str]] = [
     {"errors", "platforms.api"},
     {
         "hardware",
+        "clock",
         "config",
+        "options",
         "settings",
         "resources",
         "requirements",
