@@ -13,6 +13,9 @@ Many calls of one function travel as one job, with "batch" in place of "args": t
 endpoint is known to have it; a worker that lacks one answers `{"missing": [digest, …]}` instead of running
 anything, and the call is sent again with those blobs. So code travels once per content, not per call.
 
+Where bytes can travel as they are, `CallEnvelope.fields` and `Outcome.fields` are the same with bytes in place of
+base64: see `binary`.
+
 An outcome travels as the job's `output` (success, missing, stream chunk) or, for a failure, as the job's
 `error`: JSON text with the keys that the official SDK uses for exceptions, and ours beside them.
 """
@@ -64,11 +67,13 @@ def encode_bytes(content: bytes) -> str:
 
 
 def decode_bytes(text: object, what: str) -> bytes:
-    """Return the bytes of base64 text.
+    """Return the bytes of base64 text, or bytes that arrived as such.
 
     Raises:
         EnvelopeError: `text` is not base64.
     """
+    if isinstance(text, bytes):
+        return text
     if not isinstance(text, str):
         raise EnvelopeError(f"{what} is a {type(text).__name__}, not base64 text; was this job made by flash-plugins?")
     try:
@@ -107,7 +112,7 @@ def check_size(size_bytes: int, limit_bytes: int, what: str, remedy: str = CALL_
     if size_bytes > limit_bytes:
         raise PayloadTooLarge(
             f"{what} takes {size_bytes / 1e6:.1f} MB on the wire, over the limit of {limit_bytes / 1e6:.0f} MB for one "
-            f"job; {remedy}",
+            f"call; {remedy}",
             size_bytes=size_bytes,
             limit_bytes=limit_bytes,
         )
@@ -147,7 +152,21 @@ class CallEnvelope:
 
         Built by joining: base64 is plain ASCII, and sending it through a JSON encoder costs 2 ms per MB.
         """
-        head = {
+        head = self._head()
+        carried = ",".join(f'"{digest}":"{encode_bytes(self.blobs[digest])}"' for digest in blobs)
+        text = (
+            f'{{"policy":{json.dumps(dict(policy))},"input":{json.dumps(head)[:-1]},'
+            f'"blobs":{{{carried}}},{self._encoded_arguments()}}}}}'
+        )
+        return text.encode("ascii")
+
+    def fields(self, blobs: Iterable[str]) -> dict[str, Any]:
+        """Return the envelope with the named blobs, with bytes in place of base64."""
+        arguments: dict[str, Any] = {"batch": join_parts(self.batch)} if self.batch else {"args": self.args}
+        return {**self._head(), "blobs": {digest: self.blobs[digest] for digest in blobs}, **arguments}
+
+    def _head(self) -> dict[str, Any]:
+        return {
             MARK: ENVELOPE_VERSION,
             "python": self.python,
             "code": self.code,
@@ -158,12 +177,6 @@ class CallEnvelope:
             "packages": self.packages,
             **({} if self.limit_s is None else {"limit_s": self.limit_s}),
         }
-        carried = ",".join(f'"{digest}":"{encode_bytes(self.blobs[digest])}"' for digest in blobs)
-        text = (
-            f'{{"policy":{json.dumps(dict(policy))},"input":{json.dumps(head)[:-1]},'
-            f'"blobs":{{{carried}}},{self._encoded_arguments()}}}}}'
-        )
-        return text.encode("ascii")
 
     def _encoded_arguments(self) -> str:
         if self.batch:
@@ -243,11 +256,15 @@ class Outcome:
 
     def encode(self) -> dict[str, Any]:
         """Return the JSON form: the handler's return value, or one yielded chunk."""
+        return {name: encode_bytes(v) if isinstance(v, bytes) else v for name, v in self.fields().items()}
+
+    def fields(self) -> dict[str, Any]:
+        """Return the same with bytes in place of base64."""
         answer: dict[str, Any] = {MARK: ENVELOPE_VERSION}
         if self.result is not None:
-            answer["result"] = encode_bytes(self.result)
+            answer["result"] = self.result
         if self.chunk is not None:
-            answer["chunk"] = encode_bytes(self.chunk)
+            answer["chunk"] = self.chunk
         if self.missing:
             answer["missing"] = list(self.missing)
         if self.failure is not None:
@@ -257,7 +274,7 @@ class Outcome:
         if self.ended:
             answer["ended"] = True
         if self.results:
-            answer["results"] = encode_bytes(pack_results(self.results))
+            answer["results"] = pack_results(self.results)
         if self.returned:
             answer["returned"] = list(self.returned)
         if self.lost is not None:

@@ -25,6 +25,7 @@ LAYERS: list[set[str]] = [
         "job",
         "payload",
         "batches",
+        "binary",
         "objects",
         "failure",
         "code",

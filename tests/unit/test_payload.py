@@ -202,7 +202,7 @@ def test_bytes_survive_base64(content: bytes) -> None:
     assert decode_bytes(text, "it") == content
 
 
-@pytest.mark.parametrize("text", ["%%%%", "AAA", "AA=A", "AAAA\n", "äöü", "AA AA", "=", 5, None, b"AAAA"])
+@pytest.mark.parametrize("text", ["%%%%", "AAA", "AA=A", "AAAA\n", "äöü", "AA AA", "=", 5, None, bytearray(b"AAAA")])
 def test_anything_but_base64_is_an_error_that_names_the_part(text: object) -> None:
     with pytest.raises(EnvelopeError, match="the part"):
         decode_bytes(text, "the part")
