@@ -129,6 +129,16 @@ class Preparer:
     def prepare(self, envelope: CallEnvelope) -> Prepared:
         """Return the call that the envelope describes.
 
+        Raises:
+            MissingBlobs: Blobs must be sent first.
+            EnvelopeError: Caller and worker do not fit together.
+            Exception: What the user's code raises as it is loaded: see `target`.
+        """
+        return Prepared(self.target(envelope), *self.arguments(envelope.args))
+
+    def target(self, envelope: CallEnvelope) -> Callable[..., Any]:
+        """Return what the envelope's calls are calls of: a function, or a method of an instance that is kept.
+
         Loading may import the user's packages, and make the instance of a class: whatever those raise comes out.
 
         Raises:
@@ -152,8 +162,11 @@ class Preparer:
             if envelope.method is not None:
                 instance = self._instance(envelope.code, target, envelope.instance or "")
                 target = getattr(instance, envelope.method)
-        args, kwargs = cast("Arguments", code.loads(envelope.args))
-        return Prepared(target, args, kwargs)
+        return cast("Callable[..., Any]", target)
+
+    def arguments(self, pickled: bytes) -> Arguments:
+        """Return the arguments of one call."""
+        return cast("Arguments", code.loads(pickled))
 
     def deployed(self, packed: PackedCargo) -> Cargo:
         """Return the functions that were deployed with the endpoint: the same object until a module of them changes.

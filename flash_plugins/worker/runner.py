@@ -27,7 +27,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -36,11 +36,13 @@ from typing import Any
 
 from .. import code
 from ..code import cargo
-from ..errors import EnvelopeError, UnpicklableError
+from ..errors import EnvelopeError
 from ..failure import describe_exception, encode_exception
 from ..payload import RESULT_REMEDY, CallEnvelope, Outcome, check_size, encode_failure_text, encoded_size
 from ..platforms import api
-from . import capture
+from . import calling, capture
+from .batch import Batch
+from .calling import CallCancelled, Drive
 from .deployed import Deployed, is_plain
 from .handshake import Handshake
 from .lifeline import die_with_parent
@@ -48,7 +50,7 @@ from .link import CALL, CANCEL, CHUNK, CREDIT, DONE, PLAIN, BlockingLink
 from .plain import plain
 from .run import MissingBlobs, Prepared, Preparer
 
-__all__ = ["CANCELLED_EXIT_CODE", "CallCancelled", "Runner", "main"]
+__all__ = ["CANCELLED_EXIT_CODE", "Runner", "main"]
 
 logger = logging.getLogger(__name__)
 
@@ -60,10 +62,6 @@ CHUNKS_AHEAD = 16
 _CHUNK_REMEDY = "yield smaller parts, or return the whole"
 #: Seconds between looks at whether a call that waits was cancelled.
 _LOOK_S = 0.1
-
-
-class CallCancelled(BaseException):
-    """Raised inside a running call that was cancelled. Not an `Exception`, so that user code lets it through."""
 
 
 class Runner:
@@ -103,9 +101,10 @@ class Runner:
         self._is_preparing = False
         self._is_at_link = False
         self._is_cancel_due = False
+        #: Jobs that run and shall not.
+        self._cancelled: set[str] = set()
         # Several at once.
         self._tasks: dict[str, asyncio.Task[Any]] = {}
-        self._cancelled: set[str] = set()
         self._credits: dict[str, threading.Semaphore] = {}
 
     def serve(self) -> None:
@@ -148,6 +147,7 @@ class Runner:
             answer = {}  # the platform has ended the job already; nobody reads this
         finally:
             self._inline_job = None
+            self._cancelled.discard(job_id)
         self._report(job_id, answer)
 
     def _run_in_thread(self, job_id: str, content: Any) -> None:
@@ -177,7 +177,7 @@ class Runner:
             os._exit(0)  # a child that the call forked came back here: the call is its parent's
         self._link.send((DONE, job_id, answer))
 
-    def _answer(self, job_id: str, content: Any, drive: Callable[[Any], Any], *, inline: bool) -> Any:
+    def _answer(self, job_id: str, content: Any, drive: Drive, *, inline: bool) -> Any:
         """Run one call and return what the job loop reports for it."""
         if is_plain(content):
             return self._answer_plain(job_id, content, drive, inline=inline)
@@ -192,11 +192,16 @@ class Runner:
                 packages = envelope.packages
                 self._is_preparing = True
                 try:
-                    prepared = self._preparer.prepare(envelope)
+                    function = self._preparer.target(envelope)
+                    if not envelope.batch:
+                        prepared = Prepared(function, *self._preparer.arguments(envelope.args))
                 finally:
                     self._is_preparing = False
                 self._handshake.warn(packages)
-                outcome = self._make(job_id, prepared, outcome, drive)
+                if prepared is None:
+                    outcome = self._run_batch(job_id, envelope, function, outcome, drive, inline=inline)
+                else:
+                    outcome = self._make(job_id, prepared, outcome, drive)
             except MissingBlobs as missing:
                 outcome = replace(outcome, missing=missing.digests)
             except CallCancelled:
@@ -204,10 +209,33 @@ class Runner:
             except BaseException as error:  # noqa: BLE001 - user code may raise anything, SystemExit included
                 self._handshake.explain(error, packages, is_loading=prepared is None)
                 outcome = replace(outcome, failure=encode_exception(error))
-        outcome = replace(outcome, records=recorder.records, seconds=time.perf_counter() - started)
+        records = [*recorder.records, *outcome.records]
+        outcome = replace(outcome, records=records, seconds=time.perf_counter() - started)
         return {"error": encode_failure_text(outcome)} if outcome.failure is not None else outcome.encode()
 
-    def _answer_plain(self, job_id: str, content: Any, drive: Callable[[Any], Any], *, inline: bool) -> Any:
+    def _run_batch(
+        self,
+        job_id: str,
+        envelope: CallEnvelope,
+        function: Callable[..., Any],
+        outcome: Outcome,
+        drive: Drive,
+        *,
+        inline: bool,
+    ) -> Outcome:
+        batch = Batch(
+            envelope,
+            function,
+            preparer=self._preparer,
+            handshake=self._handshake,
+            drive=drive,
+            inline=inline,
+            is_cancelled=lambda: job_id in self._cancelled,
+        )
+        batch.run()
+        return replace(outcome, results=batch.results, records=batch.records)
+
+    def _answer_plain(self, job_id: str, content: Any, drive: Drive, *, inline: bool) -> Any:
         """Do the same for a job in plain JSON; None where all that it made was streamed."""
         started = time.perf_counter()
         prepared: Prepared | None = None
@@ -229,12 +257,12 @@ class Runner:
                 return {"error": json.dumps(told)}
         return None if self._streams else {PLAIN: value, "seconds": time.perf_counter() - started}
 
-    def _make_plain(self, job_id: str, call: Prepared, drive: Callable[[Any], Any]) -> Any:
-        value = _value_of(call, drive)
+    def _make_plain(self, job_id: str, call: Prepared, drive: Drive) -> Any:
+        value = calling.value_of(call.function, call.args, call.kwargs, drive)
         if inspect.isasyncgen(value):
-            value = _drained(value, drive)
+            value = calling.drained(value, drive)
         if not self._streams:
-            what = f"the result of {_name_of(call.function)}()"
+            what = f"the result of {calling.name_of(call.function)}()"
             found = plain(list(value) if inspect.isgenerator(value) else value, what)
             check_size(_json_size(found), api.RUN_MAX_BYTES, what, RESULT_REMEDY)
             return found
@@ -245,23 +273,16 @@ class Runner:
             self._send_chunk(job_id, found)
         return None
 
-    def _make(self, job_id: str, call: Prepared, outcome: Outcome, drive: Callable[[Any], Any]) -> Outcome:
-        value = _value_of(call, drive)
-        is_stream = inspect.isgenerator(value) or inspect.isasyncgen(value)
-        if is_stream and not self._streams:
-            raise UnpicklableError(
-                f"{_name_of(call.function)}() returned a generator, which cannot travel; make it a generator function "
-                "itself (a `yield` in its own body) to stream, or return a list"
-            )
+    def _make(self, job_id: str, call: Prepared, outcome: Outcome, drive: Drive) -> Outcome:
+        value = calling.value_of(call.function, call.args, call.kwargs, drive)
+        if calling.is_stream(value) and not self._streams:
+            calling.refuse_stream(call.function)
         if inspect.isgenerator(value):
             return self._send_chunks(job_id, value, outcome)
         if inspect.isasyncgen(value):
-            return self._send_chunks(job_id, _drained(value, drive), outcome)
-        what = f"the result of {_name_of(call.function)}()"
-        pickled = code.dumps(value, what=what).data
+            return self._send_chunks(job_id, calling.drained(value, drive), outcome)
         limit = api.STREAM_CHUNK_MAX_BYTES if self._streams else api.RUN_MAX_BYTES
-        check_size(encoded_size(len(pickled)), limit, what, RESULT_REMEDY)
-        return replace(outcome, result=pickled)
+        return replace(outcome, result=calling.pickled(value, call.function, limit))
 
     def _send_chunks(self, job_id: str, values: Iterator[Any], outcome: Outcome) -> Outcome:
         """Send what is yielded, no faster than it is taken; returns the outcome that ends the stream."""
@@ -313,6 +334,7 @@ class Runner:
             sys.stderr.flush()
             os._exit(CANCELLED_EXIT_CODE)
         if self._inline_task is not None:
+            self._cancelled.add(self._inline_job)
             self._loop.call_soon_threadsafe(self._inline_task.cancel)
             return
         self._inline_job = None  # once is enough: what it does to tidy up is not disturbed
@@ -330,33 +352,9 @@ def _is_importing(frame: FrameType | None) -> bool:
     return False
 
 
-def _value_of(call: Prepared, drive: Callable[[Any], Any]) -> Any:
-    value = call.function(*call.args, **call.kwargs)
-    return drive(_awaited(value)) if inspect.isawaitable(value) else value
-
-
-async def _awaited(value: Any) -> Any:
-    return await value
-
-
-def _drained(values: AsyncIterator[Any], drive: Callable[[Any], Any]) -> Iterator[Any]:
-    async def following() -> Any:
-        return await anext(values, _END)
-
-    while (value := drive(following())) is not _END:
-        yield value
-
-
-_END = object()
-
-
 def _json_size(value: Any) -> int:
     """Return how many bytes the JSON of it has, as it is sent."""
     return len(json.dumps(value, ensure_ascii=False).encode())
-
-
-def _name_of(function: Callable[..., Any]) -> str:
-    return getattr(function, "__qualname__", None) or type(function).__qualname__
 
 
 def _give_children_default_signals() -> None:

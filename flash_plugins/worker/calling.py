@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One call made: what it returns, coroutines awaited, in the form in which it travels. It never sends anything."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+from .. import code
+from ..errors import UnpicklableError
+from ..payload import RESULT_REMEDY, check_size, encoded_size
+
+__all__ = ["CallCancelled", "Drive", "drained", "is_stream", "name_of", "pickled", "refuse_stream", "value_of"]
+
+#: What runs a coroutine to its end and returns what it returns.
+Drive = Callable[[Any], Any]
+
+
+class CallCancelled(BaseException):
+    """Raised inside a running call that was cancelled. Not an `Exception`, so that user code lets it through."""
+
+
+def value_of(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], drive: Drive) -> Any:
+    """Make a call and return its value, or the iterator of its values."""
+    value = function(*args, **kwargs)
+    return drive(_awaited(value)) if inspect.isawaitable(value) else value
+
+
+def is_stream(value: Any) -> bool:
+    """Return whether a value is an iterator that a generator function made."""
+    return inspect.isgenerator(value) or inspect.isasyncgen(value)
+
+
+def drained(values: AsyncIterator[Any], drive: Drive) -> Iterator[Any]:
+    """Return the values of an asynchronous iterator, one after another."""
+
+    async def following() -> Any:
+        return await anext(values, _END)
+
+    while (value := drive(following())) is not _END:
+        yield value
+
+
+def refuse_stream(function: Callable[..., Any]) -> None:
+    """Refuse an iterator where one value is expected.
+
+    Raises:
+        UnpicklableError: Always.
+    """
+    raise UnpicklableError(
+        f"{name_of(function)}() returned a generator, which cannot travel; make it a generator function "
+        "itself (a `yield` in its own body) to stream, or return a list"
+    )
+
+
+def pickled(value: Any, function: Callable[..., Any], limit_bytes: int) -> bytes:
+    """Return the result of a call as bytes.
+
+    Raises:
+        UnpicklableError: It holds something that cannot travel.
+        PayloadTooLarge: It takes more than `limit_bytes` on the wire.
+    """
+    what = f"the result of {name_of(function)}()"
+    content = code.dumps(value, what=what).data
+    check_size(encoded_size(len(content)), limit_bytes, what, RESULT_REMEDY)
+    return content
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """Return how messages name what is called."""
+    return getattr(function, "__qualname__", None) or type(function).__qualname__
+
+
+async def _awaited(value: Any) -> Any:
+    return await value
+
+
+_END = object()
