@@ -23,8 +23,8 @@ def main() -> None:
     if given.get("is_detached") and os.fork():
         os._exit(0)
 
+    from .faults import Faults
     from .process import Options, PortTaken, run
-    from .server import Faults
 
     if given.get("faults"):
         given["faults"] = Faults(**given["faults"])

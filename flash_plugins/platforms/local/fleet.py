@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import math
+import random
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -47,6 +48,7 @@ class Fleet(Crew[QueueWorker]):
     Args:
         environment: Returns the whole environment of a worker of an endpoint.
         on_job_end: Called with every job that reached a final state.
+        is_uncapped: Whether workers get as many jobs as they ask for, at whichever of them asks: see `Faults`.
     """
 
     _FIRST_WORK = "a job was taken"
@@ -59,15 +61,18 @@ class Fleet(Crew[QueueWorker]):
         processes: Processes,
         environment: Callable[[EndpointSpec, QueueWorker], dict[str, str]],
         on_job_end: Callable[[Job], None] = lambda job: None,
+        is_uncapped: bool = False,
     ) -> None:
+        self._is_uncapped = is_uncapped
         super().__init__(spec, clock=clock, processes=processes, environment=environment)
         self.jobs = JobTable(clock, on_stop=self._stop_job, on_end=on_job_end)
         self._polling: dict[str, QueueWorker] = {}
+        self._random = random.Random(0)  # which of several polls gets a job is the service's business
         self._rescale()
 
     def _apply_spec(self, spec: EndpointSpec) -> None:
         super()._apply_spec(spec)
-        self._cap = spec.worker_cap
+        self._cap = None if self._is_uncapped else spec.worker_cap
         ping_ms = float(spec.env.get(api.PING_INTERVAL_ENV, api.PING_INTERVAL_DEFAULT_MS))
         self._silence_limit_s = _PINGS_MISSED_MAX * max(1.0, ping_ms / 1000) + _SILENCE_EXTRA_S
 
@@ -214,15 +219,20 @@ class Fleet(Crew[QueueWorker]):
             self._rescale()
 
     def _feed(self) -> None:
-        """Give queued jobs to the waiting polls, the least busy worker first."""
+        """Give queued jobs to the waiting polls: to the least busy worker first, and no more than its share."""
         while queued := self.jobs.queued:
             open_to_jobs = [worker for worker in self._polling.values() if self._room(worker) > 0]
             if not open_to_jobs:
                 return
-            worker = min(open_to_jobs, key=lambda one: len(one.leases))
+            if self._is_uncapped:
+                worker, share = self._random.choice(open_to_jobs), queued
+            else:
+                worker, share = (
+                    min(open_to_jobs, key=lambda one: len(one.leases)),
+                    math.ceil(queued / len(open_to_jobs)),
+                )
             poll = worker.poll
             assert poll is not None
-            share = math.ceil(queued / len(open_to_jobs))
             jobs = self.jobs.take(worker.id, min(share, poll.want, self._room(worker)))
             for job in jobs:
                 worker.leases[job.id] = job
@@ -275,7 +285,7 @@ class Fleet(Crew[QueueWorker]):
         scaling = self.spec.scaling
         if queued == 0 or not isinstance(scaling, QueueDelay):
             return Demand(queued=queued, running=self.jobs.counts.in_progress)
-        per_worker = self._cap or 1
+        per_worker = self.spec.worker_cap or 1
         return Demand(
             queued=queued,
             running=self.jobs.counts.in_progress,

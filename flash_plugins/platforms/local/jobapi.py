@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What clients ask of a queue endpoint over HTTP: Runpod's job API. It decides nothing: see `fleet`.
 
-Source: Runpod's job API documentation (2026-08). Not enforced here: its rate limits.
+Source: Runpod's job API documentation (2026-08). Its rate limits are kept by `faults`, where they are asked for.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from .jobs import Job
 from .submission import parse_milliseconds, parse_submission
 from .wire import MalformedJson, dump
 
-__all__ = ["JOB_OPERATIONS", "send_balanced_health"]
+__all__ = ["JOB_OPERATIONS", "JobOperation", "send_balanced_health"]
 
 #: How long `/stream` is held until there is a chunk or an end, seconds. The blocking client of runpod 1.x gives
 #: up after 10 without a byte, and raises.
 STREAM_HOLD_S: Final = 8.0
 
+#: Answers one request to the job API of an endpoint.
 JobOperation = Callable[[Call, Fleet, Clock], Awaitable[None]]
 
 

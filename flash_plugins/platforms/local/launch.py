@@ -123,7 +123,7 @@ def launch(
     detach: bool = False,
     announce: bool = False,
     timeout_s: float = 15.0,
-    faults: dict[str, Any] | None = None,  # Any: numbers, see `server.Faults`
+    faults: dict[str, Any] | None = None,  # Any: numbers, see `faults.Faults`
 ) -> RunningPlatform:
     """Start a local platform and wait until it serves.
 
@@ -132,7 +132,7 @@ def launch(
         key: The API key it shall want; None makes a random one.
         detach: Leave it running when this process ends, to be found by `find_running`.
         announce: Let `find_running` find it although it ends with this process.
-        faults: Fields of `server.Faults`, for tests.
+        faults: Fields of `faults.Faults`, for tests.
 
     Raises:
         MissingDependencyError: A package it needs is not installed.

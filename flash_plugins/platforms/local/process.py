@@ -29,13 +29,14 @@ import uvicorn
 
 from .. import api
 from .balanced import balanced_environment
-from .clock import Clock, SystemClock
+from .clock import Clock, MovableClock, SystemClock
 from .endpoints import EndpointSpec
+from .faults import Faults
 from .logbook import LogBook
 from .processes import AbsentProcesses, GuardedProcesses, worker_environment
 from .proxy import Proxy
 from .registry import Registry
-from .server import Faults, PlatformApp
+from .server import PlatformApp
 from .sockets import SocketProxy
 from .state import RUN_DIR_PREFIX, forget_state, occupy, remove_abandoned, runtime_base, volumes_base, write_state
 from .upstream import HealthProber, open_session
@@ -141,9 +142,9 @@ class _Platform:
         self._worker_grace_s = _WORKER_GRACE_S
 
     async def serve(self, config: uvicorn.Config) -> None:
-        clock = SystemClock()
-        is_workerless = self._options.faults is not None and self._options.faults.is_workerless
-        processes = (AbsentProcesses if is_workerless else GuardedProcesses)(self._run_dir)
+        faults = self._options.faults or Faults()
+        clock = MovableClock() if faults.has_movable_clock else SystemClock()
+        processes = (AbsentProcesses if faults.is_workerless else GuardedProcesses)(self._run_dir)
         await processes.open()
         _allow_many_connections()  # after the guardian has started: workers keep the limit of this machine
         webhooks = Webhooks(clock)
@@ -154,7 +155,8 @@ class _Platform:
             if isinstance(worker, BalancedWorker):
                 own = balanced_environment(spec, worker, str(cache_dir))
             else:
-                own = protocol_environment(self._url, spec, worker, str(cache_dir))
+                is_capped = not faults.is_uncapped
+                own = protocol_environment(self._url, spec, worker, str(cache_dir), is_capped=is_capped)
             if api.ENDPOINT_NAME_ENV in spec.env:  # our own workers may call other endpoints; nobody else gets the key
                 own = {**own, api.PLATFORM_URL_ENV: self._url, api.PLATFORM_KEY_ENV: self._key}
             return worker_environment(spec.env, {**own, **volumes.environment(spec.fields)})
@@ -169,6 +171,7 @@ class _Platform:
             environment=environment,
             prober=prober,
             on_job_end=webhooks.job_ended,
+            is_uncapped=faults.is_uncapped,
         )
         logs = LogBook(processes.log_path)
         config.app = PlatformApp(
@@ -179,7 +182,7 @@ class _Platform:
             logs=logs,
             proxy=Proxy(session, clock),
             sockets=SocketProxy(session, clock),
-            faults=self._options.faults,
+            faults=faults,
         )
         server = _Server(config)
         serving = asyncio.create_task(server.serve(sockets=[self._listener]))

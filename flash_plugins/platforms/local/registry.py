@@ -42,7 +42,9 @@ class Registry:
         environment: Callable[[EndpointSpec, Worker], dict[str, str]],
         prober: Prober,
         on_job_end: Callable[[Job], None] = lambda job: None,
+        is_uncapped: bool = False,
     ) -> None:
+        self._is_uncapped = is_uncapped
         self._clock = clock
         self._processes = processes
         self._environment = environment
@@ -96,6 +98,7 @@ class Registry:
             processes=self._processes,
             environment=self._environment,
             on_job_end=self._on_job_end,
+            is_uncapped=self._is_uncapped,
         )
 
     def update(self, fleet: AnyFleet, patch: JsonObject) -> None:

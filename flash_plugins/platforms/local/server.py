@@ -4,7 +4,7 @@
 /v2/{endpointId}/{operation}/…   job API (key) and worker protocol (worker's token): this module's table
 /v2/serverless…                  REST v2 (key): Starlette's router
 /lb/{endpointId}/…               load-balanced endpoints (key), HTTP and WebSocket: `proxy` and `sockets`
-/_platform                       who this is (key), for `find_running`
+/_platform                       who this is (key), for `find_running`; how many requests there were; the clock
 
 A load-balanced endpoint also answers any path under a host name that starts with its id, `{endpointId}.localhost`,
 as it does on Runpod. There, and here, the key is asked at the edge: workers never see it.
@@ -12,55 +12,37 @@ as it does on Runpod. There, and here, the key is asked at the edge: workers nev
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 import os
-from dataclasses import dataclass
 
 from .. import api
 from .affinity import Refusal
-from .asgi import Call, Message, Receive, Send, send_empty, send_error, send_json
+from .asgi import BodyTooLarge, Call, Message, Receive, Send, read_body, send_error, send_json
 from .balanced import BalancedFleet
-from .clock import Clock
+from .clock import Clock, MovableClock
+from .faults import Faults, Mishaps
 from .fleet import Fleet
-from .jobapi import JOB_OPERATIONS, send_balanced_health
+from .jobapi import JOB_OPERATIONS, JobOperation, send_balanced_health
 from .logbook import LogBook
 from .proxy import Proxy
-from .quota import REST_PER_MINUTE
 from .registry import AnyFleet, Registry
 from .relay import Routed, send_refusal
 from .rest import rest_app
 from .restroute import problem
 from .sockets import SocketProxy, reject
-from .wire import dump
+from .wire import MalformedJson, dump, parse_object
 from .workerapi import WORKER_OPERATIONS, find_worker
 
-__all__ = ["Faults", "PlatformApp"]
+__all__ = ["PlatformApp"]
 
 Scope = Message
 
 #: What stands before an endpoint's id in the path of a load-balanced request.
 _BALANCED_PREFIX = api.LOCAL_BALANCED_PATH.format(id="").encode()
 _SENTINEL_HEADER = api.SENTINEL_HEADER.lower().encode()
+_PLATFORM_PATH = "/_platform"
+_ADVANCE_MAX_BYTES = 1_000
 _WRONG_KEY = "missing or wrong key: send the header `Authorization: Bearer KEY`"
-
-
-@dataclass(slots=True)
-class Faults:
-    """What goes wrong on purpose, for tests; each count is used up by that many requests.
-
-    They are those of the job API and of load-balanced endpoints. `latency_s` delays every one of them, `refuse`
-    answers 429, `drop` closes the connection without an answer, `cold_start_s` delays every worker's first poll.
-    Not counts: `rest_per_minute` REST requests are answered in a minute, and with `is_workerless` no worker process
-    is started, however many there should be.
-    """
-
-    latency_s: float = 0.0
-    refuse: int = 0
-    drop: int = 0
-    cold_start_s: float = 0.0
-    rest_per_minute: int = REST_PER_MINUTE
-    is_workerless: bool = False
 
 
 class PlatformApp:
@@ -83,12 +65,13 @@ class PlatformApp:
         self._proxy = proxy
         self._sockets = sockets
         self._clock = clock
-        self._faults = faults
+        self._mishaps = Mishaps(faults or Faults(), clock)
         self._key = key.encode()
-        per_minute = faults.rest_per_minute if faults is not None else REST_PER_MINUTE
-        self._rest = rest_app(registry, clock, base_url, logs, per_minute=per_minute)
+        self._rest = rest_app(registry, clock, base_url, logs, per_minute=self._mishaps.faults.rest_per_minute)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] != _PLATFORM_PATH:
+            send = await self._mishaps.travel(send)
         place = self._balanced_place(scope)
         if place is not None:
             await self._serve_balanced(*place, scope, receive, send)
@@ -111,9 +94,23 @@ class PlatformApp:
             refusal = problem(401, _WRONG_KEY)
             await refusal(scope, receive, send)
         elif parts[1] == "_platform":
-            await send_json(send, 200, dump({"pid": os.getpid()}))
+            await self._serve_platform(scope, receive, send)
         else:
+            self._mishaps.requests["client rest"] += 1
             await self._rest(scope, receive, send)
+
+    async def _serve_platform(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Say who this is and what was asked so far; let time pass where it may be moved."""
+        if scope["method"] == "POST":
+            if not isinstance(self._clock, MovableClock):
+                await send_error(send, 405, "time passes by itself on this platform")
+                return
+            try:
+                self._clock.advance(float(parse_object(await read_body(receive, _ADVANCE_MAX_BYTES))["advance_s"]))
+            except (MalformedJson, BodyTooLarge, KeyError, TypeError, ValueError) as error:
+                await send_error(send, 400, f'this takes {{"advance_s": seconds}}: {error!r}')
+                return
+        await send_json(send, 200, dump({"pid": os.getpid(), "requests": self._mishaps.requests}))
 
     # -- load-balanced endpoints --------------------------------------------------------------------------
 
@@ -145,8 +142,10 @@ class PlatformApp:
             routed = Routed(fleet, scope, headers, target, prefix)
             if is_socket:
                 await self._sockets.serve(routed, receive, send)
-            elif self._faults is None or not await self._fail_on_purpose(self._faults, send):
-                await self._proxy.serve(routed, receive, send)
+            else:
+                self._mishaps.requests["client balanced"] += 1
+                if not await self._mishaps.strike(send):
+                    await self._proxy.serve(routed, receive, send)
             return
         await (reject if is_socket else send_refusal)(send, refusal)
 
@@ -189,9 +188,28 @@ class PlatformApp:
             await send_error(send, 404, f"the job API has no {scope['path']}")
         elif scope["method"] not in operation[0]:
             await send_error(send, 405, f"{parts[3]} takes {' or '.join(operation[0])}, not {scope['method']}")
-        elif self._faults is None or not await self._fail_on_purpose(self._faults, send):
+        else:
             call = Call(scope["method"], parts[4:], scope["query_string"], receive, send)
-            await operation[2](call, fleet, self._clock)
+            await self._answer_client(parts[3], operation[2], call, fleet)
+
+    async def _answer_client(self, name: str, answer: JobOperation, call: Call, fleet: Fleet) -> None:
+        """Answer a request to the job API, unless there are too many of its kind or it is its turn to fail."""
+        mishaps = self._mishaps
+        mishaps.requests[f"client {name}"] += 1
+        rates = mishaps.rates_of(fleet.spec.id, name)
+        retry_after_s = rates.enter() if rates is not None else None
+        if retry_after_s is not None:
+            mishaps.requests["refused"] += 1
+            headers = [(b"content-length", b"0"), (b"retry-after", b"%d" % retry_after_s)]
+            await call.send({"type": "http.response.start", "status": 429, "headers": headers})
+            await call.send({"type": "http.response.body", "body": b""})
+            return
+        try:
+            if not await mishaps.strike(call.send):
+                await answer(call, fleet, self._clock)
+        finally:
+            if rates is not None:
+                rates.leave()
 
     async def _serve_client_of_balanced(self, fleet: BalancedFleet, scope: Scope, parts: list[str], send: Send) -> None:
         """Answer at the job API for an endpoint that has no jobs: its health, and where else to go."""
@@ -211,31 +229,8 @@ class PlatformApp:
         elif len(call.parts) != segments or call.method not in methods:
             await send_error(send, 404, f"the worker protocol has no {call.method} {scope['path']}")
         else:
-            if self._faults is not None and worker.ready_at is None and self._faults.cold_start_s:
-                await self._pause(self._faults.cold_start_s)
+            self._mishaps.requests[f"worker {parts[3]}"] += 1
+            cold_s = worker.started_at + self._mishaps.faults.cold_start_s - self._clock.monotonic()
+            if worker.ready_at is None and cold_s > 0:
+                await self._mishaps.pause(cold_s)
             await answer(call, fleet, worker, self._clock)
-
-    async def _fail_on_purpose(self, faults: Faults, send: Send) -> bool:
-        if faults.latency_s:
-            await self._pause(faults.latency_s)
-        if faults.refuse:
-            faults.refuse -= 1
-            await send_empty(send, 429)
-            return True
-        if faults.drop:
-            faults.drop -= 1
-            # An answer that is never completed makes the server close the connection.
-            headers = [(b"content-length", b"1")]
-            await send({"type": "http.response.start", "status": 200, "headers": headers})
-            return True
-        return False
-
-    async def _pause(self, seconds: float) -> None:
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def wake() -> None:
-            if not done.done():
-                done.set_result(None)
-
-        self._clock.call_later(seconds, wake)
-        await done

@@ -32,7 +32,9 @@ HOLD_S: Final = 20.0
 WorkerOperation = Callable[[Call, Fleet, QueueWorker, Clock], Awaitable[None]]
 
 
-def protocol_environment(base_url: str, spec: EndpointSpec, worker: Worker, cache_dir: str) -> Mapping[str, str]:
+def protocol_environment(
+    base_url: str, spec: EndpointSpec, worker: Worker, cache_dir: str, *, is_capped: bool = True
+) -> Mapping[str, str]:
     """Return the variables by which the SDK finds the platform. `$…` are placeholders the SDK fills in."""
     base = f"{base_url}/v2/{spec.id}"
     query = f"gpu=local&token={worker.token}"
@@ -51,7 +53,7 @@ def protocol_environment(base_url: str, spec: EndpointSpec, worker: Worker, cach
         "RUNPOD_SKIP_GPU_CHECK": "true",
         "RUNPOD_SKIP_FITNESS_CHECKS": "1",
         api.CACHE_DIR_ENV: cache_dir,
-        api.CAPPED_ENV: "1",
+        **({api.CAPPED_ENV: "1"} if is_capped else {}),
     }
 
 

@@ -57,7 +57,7 @@ def endpoint(**changes: Any) -> EndpointSpec:
 class Scene:
     """One endpoint at work, with a fake clock and fake processes."""
 
-    def __init__(self, **changes: Any) -> None:
+    def __init__(self, *, is_uncapped: bool = False, **changes: Any) -> None:
         self.clock = FakeClock()
         self.processes = FakeProcesses()
         self.ended: list[Job] = []
@@ -67,6 +67,7 @@ class Scene:
             processes=self.processes,
             environment=lambda spec, worker: {},
             on_job_end=self.ended.append,
+            is_uncapped=is_uncapped,
         )
         self.got: dict[str, list[list[Job]]] = {}
 
