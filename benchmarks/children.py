@@ -15,7 +15,21 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Final
 
-__all__ = ["PROGRAMS", "ChildFailed", "child_environment", "run_json", "started", "time_to_first_line", "wall_s"]
+from .environments import ROOT
+
+__all__ = [
+    "PROGRAMS",
+    "ChildFailed",
+    "child_environment",
+    "command",
+    "expect",
+    "go_on",
+    "run_json",
+    "said_line",
+    "started",
+    "time_to_first_line",
+    "wall_s",
+]
 
 #: Where the programs are that run in the contestants' environments.
 PROGRAMS: Final = Path(__file__).resolve().parent / "programs"
@@ -34,22 +48,28 @@ class ChildFailed(Exception):
 def child_environment(folder: Path, more: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the environment of a program: ours without settings, on a local platform that nobody else uses."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(_DROPPED)}
-    own = {"FLASH_PLATFORM": "local", "XDG_RUNTIME_DIR": str(folder), "RAY_USAGE_STATS_ENABLED": "0"}
+    own = {
+        "FLASH_PLATFORM": "local",
+        "XDG_RUNTIME_DIR": str(folder),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # This checkout is measured, also where the environment has another one installed.
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "plugins" / "joblib")]),
+    }
     return {**kept, **own, **(more or {})}
 
 
 @contextmanager
 def started(
-    command: Sequence[str], *, env: Mapping[str, str] | None = None, timeout_s: float = TIMEOUT_S
+    arguments: Sequence[str], *, env: Mapping[str, str] | None = None, timeout_s: float = TIMEOUT_S
 ) -> Iterator[subprocess.Popen[str]]:
-    """Run `command` in an empty folder with pipes for stdin and stdout; leaving the block waits for its end.
+    """Run a command in an empty folder with pipes for stdin and stdout; leaving the block waits for its end.
 
     Raises:
         ChildFailed: It ended with another status than 0, or took longer than `timeout_s`.
     """
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
-            command, cwd=folder, env=child_environment(Path(folder), env), text=True, start_new_session=True,
+            arguments, cwd=folder, env=child_environment(Path(folder), env), text=True, start_new_session=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
         )  # fmt: skip
         watchdog = threading.Timer(timeout_s, _kill_group, [process])
@@ -69,7 +89,35 @@ def started(
             if process.stdout is not None:
                 process.stdout.close()
         if status:
-            raise ChildFailed(f"{Path(command[1]).name} ended with {status}: {_tail(errors)}")
+            raise ChildFailed(f"{Path(arguments[1]).name} ended with {status}: {_tail(errors)}")
+
+
+def said_line(program: subprocess.Popen[str]) -> str:
+    """Return the next line that a program says, empty at its end."""
+    assert program.stdout is not None
+    return program.stdout.readline().strip()
+
+
+def expect(program: subprocess.Popen[str], word: str) -> None:
+    """Wait for a program to say `word`.
+
+    Raises:
+        ChildFailed: It said something else, or ended.
+    """
+    if (said := said_line(program)) != word:
+        raise ChildFailed(f"the program said {said!r} instead of {word!r}")
+
+
+def go_on(program: subprocess.Popen[str]) -> None:
+    """Tell a program to go on."""
+    assert program.stdin is not None
+    program.stdin.write("\n")
+    program.stdin.flush()
+
+
+def command(python: Path, program: str, *args: object) -> list[str]:
+    """Return the command line of one of our programs."""
+    return [str(python), str(PROGRAMS / program), *map(str, args)]
 
 
 def run_json(python: Path, program: str, *args: object) -> Any:  # Any: JSON
@@ -78,7 +126,7 @@ def run_json(python: Path, program: str, *args: object) -> Any:  # Any: JSON
     Raises:
         ChildFailed: It failed, or printed nothing.
     """
-    with started(_command(python, program, args)) as process:
+    with started(command(python, program, *args)) as process:
         assert process.stdout is not None
         lines = process.stdout.read().splitlines()
     if not lines:
@@ -93,7 +141,7 @@ def time_to_first_line(python: Path, program: str, *args: object) -> tuple[float
         ChildFailed: It failed, or printed nothing.
     """
     began = time.perf_counter()
-    with started(_command(python, program, args)) as process:
+    with started(command(python, program, *args)) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
         first_s = time.perf_counter() - began
@@ -104,7 +152,7 @@ def time_to_first_line(python: Path, program: str, *args: object) -> tuple[float
     return first_s, end_s
 
 
-def wall_s(command: Sequence[str], folder: Path) -> float:
+def wall_s(arguments: Sequence[str], folder: Path) -> float:
     """Return the seconds that a whole process takes, run in `folder`.
 
     Raises:
@@ -112,15 +160,13 @@ def wall_s(command: Sequence[str], folder: Path) -> float:
     """
     env = child_environment(folder)
     began = time.perf_counter()
-    done = subprocess.run(command, cwd=folder, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False)
+    done = subprocess.run(
+        arguments, cwd=folder, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False
+    )
     seconds = time.perf_counter() - began
     if done.returncode:
-        raise ChildFailed(f"{command[-1]!r} ended with {done.returncode}: {done.stderr.decode()[-500:]}")
+        raise ChildFailed(f"{arguments[-1]!r} ended with {done.returncode}: {done.stderr.decode()[-500:]}")
     return seconds
-
-
-def _command(python: Path, program: str, args: Sequence[object]) -> list[str]:
-    return [str(python), str(PROGRAMS / program), *map(str, args)]
 
 
 def _kill_group(process: subprocess.Popen[str]) -> None:

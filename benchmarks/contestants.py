@@ -48,7 +48,7 @@ def _like_ours(*names: str) -> tuple[str, ...]:
 _SCIENCE: Final = _like_ours("joblib", "scikit-learn", "numpy", "scipy")
 
 FLASH: Final = Contestant(OURS, "flash")
-RAY: Final = Contestant("Ray", "ray", ("ray==2.60.0",))
+RAY: Final = Contestant("Ray", "ray", ("ray==2.60.0", *_SCIENCE))
 DASK: Final = Contestant("Dask", "dask", ("distributed==2026.8.0", "dask==2026.8.0", *_SCIENCE))
 LOKY: Final = Contestant("loky", "loky", ("loky==3.7.0", *_SCIENCE))
 RUNPOD_FLASH: Final = Contestant("runpod-flash", "runpod_flash", ("runpod-flash==1.21.0",))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A loopback proxy that counts HTTP requests by operation. It passes bytes on and changes none."""
+"""A loopback proxy that counts HTTP requests by operation, and bytes. It passes bytes on and changes none."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ class RequestCounter:
         place = urlsplit(target_url)
         self._target = (place.hostname or "127.0.0.1", place.port or 80)
         self._counts: Counter[str] = Counter()
+        self._sent_bytes = self._answered_bytes = 0
         self._lock = threading.Lock()
         self.url = ""
 
@@ -58,17 +59,28 @@ class RequestCounter:
         with self._lock:
             return Counter(self._counts)
 
+    def wire_bytes(self) -> tuple[int, int]:
+        """Return the bytes so far, of requests and of answers, headers included."""
+        with self._lock:
+            return self._sent_bytes, self._answered_bytes
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         target_reader, target_writer = await asyncio.open_connection(*self._target)
         await asyncio.gather(
-            self._forward(reader, target_writer, counts=True), self._forward(target_reader, writer, counts=False)
+            self._forward(reader, target_writer, is_request=True),
+            self._forward(target_reader, writer, is_request=False),
         )
 
-    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, counts: bool) -> None:
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_request: bool) -> None:
         with suppress(ConnectionError):
             while chunk := await reader.read(_CHUNK_BYTES):
-                if counts and (request := _REQUEST.match(chunk)):
-                    with self._lock:
+                request = _REQUEST.match(chunk) if is_request else None
+                with self._lock:
+                    if is_request:
+                        self._sent_bytes += len(chunk)
+                    else:
+                        self._answered_bytes += len(chunk)
+                    if request is not None:
                         self._counts[(request[2] or request[1]).decode().lower()] += 1
                 writer.write(chunk)
                 await writer.drain()

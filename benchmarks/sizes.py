@@ -23,6 +23,13 @@ class Sizes:
         hold_s: Seconds for which they are watched; longer than the platform holds a request (8 s).
         noops: Tasks of the joblib row.
         candidates: Parameter sets of the grid search; 5 fits each.
+        large_runs: Fresh processes of the grid search over a large array, and of the closure over one.
+        large_samples: Rows of that array; 2,000 bytes each.
+        large_candidates: Parameter sets of that search; 5 fits each.
+        megabytes: Of the array that is an argument and a result.
+        short: Tasks of 5 ms.
+        many: Tasks of the generator that has no end.
+        interrupts: Programs that get Ctrl-C.
     """
 
     repeats: int = 5
@@ -34,9 +41,17 @@ class Sizes:
     hold_s: float = 12.0
     noops: int = 10_000
     candidates: int = 36
+    large_runs: int = 3
+    large_samples: int = 50_000
+    large_candidates: int = 40
+    megabytes: int = 100
+    short: int = 200
+    many: int = 1_000_000
+    interrupts: int = 3
 
 
 FULL: Final = Sizes()
 QUICK: Final = Sizes(
-    repeats=2, calls=100, mapped=200, starts=2, imports=3, in_flight=300, hold_s=4.0, noops=500, candidates=4
-)
+    repeats=2, calls=100, mapped=200, starts=2, imports=3, in_flight=300, hold_s=4.0, noops=500, candidates=4,
+    large_runs=1, large_samples=5_000, large_candidates=4, megabytes=8, short=40, many=5_000, interrupts=1,
+)  # fmt: skip

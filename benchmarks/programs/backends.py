@@ -11,7 +11,7 @@ import joblib
 
 @contextmanager
 def backend(name: str) -> Iterator[None]:
-    """Make `flash`, `loky`, `threading` or `dask` joblib's backend inside the block."""
+    """Make `flash`, `loky`, `threading`, `dask` or `ray` joblib's backend inside the block."""
     if name == "dask":
         from dask.distributed import Client  # type: ignore[import-not-found, unused-ignore]
 
@@ -21,6 +21,12 @@ def backend(name: str) -> Iterator[None]:
         ):
             yield
         return
+    if name == "ray":
+        import ray  # type: ignore[import-not-found, unused-ignore]
+        from ray.util.joblib import register_ray  # type: ignore[import-not-found, unused-ignore]
+
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        register_ray()
     if name == "flash":
         import flash_joblib  # noqa: F401  registers the backend
     with joblib.parallel_backend(name, n_jobs=2):

@@ -8,7 +8,7 @@ from typing import Final
 
 from ..figures import Figure
 from ..sizes import Sizes
-from . import balancer, calls, demo, imports, joblib_work, memory, start
+from . import balancer, calls, demo, imports, joblib_work, memory, objects, start, tasks
 
 __all__ = ["ROWS"]
 
@@ -21,4 +21,6 @@ ROWS: Final[dict[str, Callable[[Sizes], Iterator[Figure]]]] = {
     "joblib": joblib_work.measure,
     "demo": demo.measure,
     "balancer": balancer.measure,
+    "tasks": tasks.measure,
+    "objects": objects.measure,
 }

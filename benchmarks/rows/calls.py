@@ -19,6 +19,7 @@ def measure(sizes: Sizes) -> Iterator[Figure]:
     p50 = f"warm no-op call, p50 of {sizes.calls:,}"
     p99 = f"warm no-op call, p99 of {sizes.calls:,}"
     rate = f"{sizes.mapped:,} no-op calls through map, 2 workers"
+    yield from _direct(sizes)
     for who in (FLASH, RAY, DASK, LOKY):
         try:
             done = run_json(who.python(), "calls.py", who.key, sizes.repeats, sizes.calls, sizes.mapped)
@@ -33,3 +34,18 @@ def measure(sizes: Sizes) -> Iterator[Figure]:
         yield Figure(p99, who.name, "ms", tails, Bar(10) if is_ours else None)
         rates = tuple(sizes.mapped / seconds for seconds in done["map_s"])
         yield Figure(rate, who.name, "calls/s", rates, Bar(500, is_floor=True) if is_ours else None)
+
+
+def _direct(sizes: Sizes) -> Iterator[Figure]:
+    """Yield the same for functions on a load-balanced endpoint."""
+    title = "warm no-op call, load-balanced"
+    try:
+        done = run_json(FLASH.python(), "calls.py", "flash-direct", sizes.repeats, sizes.calls, sizes.mapped)
+    except ChildFailed as error:
+        yield Figure(f"{title}: p50", FLASH.name, "ms", (), note=str(error))
+        return
+    for percent, bar in ((50, Bar(1.5)), (99, None)):
+        taken = tuple(percentile(one, percent) for one in done["single_ms"])
+        yield Figure(f"{title}: p{percent}", FLASH.name, "ms", taken, bar)
+    rates = tuple(sizes.mapped / seconds for seconds in done["map_s"])
+    yield Figure(f"{title}: {sizes.mapped:,} through map", FLASH.name, "calls/s", rates)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""joblib's backends, 2 workers each and warm: tasks that do nothing, and the grid search of the example."""
+"""joblib's backends, 2 workers each and warm: the grid search of the example."""
 
 from __future__ import annotations
 
@@ -24,11 +24,7 @@ BACKENDS: Final[tuple[tuple[str, str, Contestant], ...]] = (
 
 
 def measure(sizes: Sizes) -> Iterator[Figure]:
-    """Yield the wall time of both kinds of work for each backend."""
-    what = f"joblib, {sizes.noops:,} no-ops"
-    for name, backend, who in BACKENDS:
-        done, error = _run(who, "joblib_noops.py", backend, sizes.repeats, sizes.noops)
-        yield Figure(what, name, "s", tuple(done or ()), note=error)
+    """Yield the wall time for each backend. Tasks that do nothing are in `tasks`."""
     what = f"joblib, grid search of {5 * sizes.candidates} fits"
     scores: dict[str, str] = {}
     for name, backend, who in BACKENDS:

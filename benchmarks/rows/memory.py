@@ -7,20 +7,18 @@ client ──(counts requests)── proxy ── local platform ── 2 worker
 
 from __future__ import annotations
 
-import json
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
 import psutil
 
-from ..children import PROGRAMS, ChildFailed, started
+from ..children import ChildFailed, command, expect, go_on, said_line, started
 from ..contestants import FLASH
 from ..figures import Bar, Figure
+from ..hand_platform import hand_platform
 from ..request_counter import RequestCounter
 from ..sizes import Sizes
 
@@ -67,26 +65,18 @@ def measure(sizes: Sizes) -> Iterator[Figure]:
 
 
 def _watch(sizes: Sizes) -> Watched:
-    with _platform() as (url, key):
-        counter = RequestCounter(url)
-        with counter.running():
-            env = {
-                "FLASH_PLATFORM": "runpod",
-                "RUNPOD_API_BASE_URL": counter.url,
-                "RUNPOD_ENDPOINT_BASE_URL": f"{counter.url}/v2",
-                "RUNPOD_API_KEY": key,
-            }
-            command = [sys.executable, str(PROGRAMS / "in_flight.py"), str(sizes.in_flight), str(NAP_S)]
-            with started(command, env=env) as client:
-                return _watch_client(client, counter, sizes.hold_s)
+    with hand_platform() as platform, platform.counted() as (counter, env):
+        program = command(FLASH.python(), "in_flight.py", sizes.in_flight, NAP_S)
+        with started(program, env=env) as client:
+            return _watch_client(client, counter, sizes.hold_s)
 
 
 def _watch_client(client: subprocess.Popen[str], counter: RequestCounter, hold_s: float) -> Watched:
     process = psutil.Process(client.pid)
-    _expect(client, "warm")
+    expect(client, "warm")
     base = peak = process.memory_info().rss
     threads = sockets = 0
-    _step(client)
+    go_on(client)
     began = time.monotonic()
     settled_at, before = began, counter.counts()
     is_settled = False
@@ -99,41 +89,10 @@ def _watch_client(client: subprocess.Popen[str], counter: RequestCounter, hold_s
         time.sleep(_SAMPLE_S)
     seconds = time.monotonic() - settled_at
     asked = counter.counts() - before
-    _expect(client, "submitted")
-    _step(client)
-    _line(client)
+    expect(client, "submitted")
+    go_on(client)
+    said_line(client)
     # A call that is done costs one look at its status, after the held request that told; the rest is polling.
     # Every call that is done makes room for the submission of the next one.
     looks = max(0, asked["status"] - asked["runsync"])
     return Watched((peak - base) / _MB, threads, sockets, sum(asked.values()) / seconds, looks / seconds)
-
-
-@contextmanager
-def _platform() -> Iterator[tuple[str, str]]:
-    """Run a local platform by hand, as its users do, and yield its URL and key."""
-    command = [sys.executable, "-c", "from flash_plugins.cli import main; main()", "platform", "start", "--json"]
-    with started(command) as process:
-        assert process.stdout is not None
-        ready = json.loads(process.stdout.readline() or "{}")
-        if not ready:
-            raise ChildFailed("the local platform did not start")
-        try:
-            yield ready["url"], ready["key"]
-        finally:
-            process.terminate()
-
-
-def _line(client: subprocess.Popen[str]) -> str:
-    assert client.stdout is not None
-    return client.stdout.readline().strip()
-
-
-def _expect(client: subprocess.Popen[str], word: str) -> None:
-    if (line := _line(client)) != word:
-        raise ChildFailed(f"in_flight.py said {line!r} instead of {word!r}")
-
-
-def _step(client: subprocess.Popen[str]) -> None:
-    assert client.stdin is not None
-    client.stdin.write("\n")
-    client.stdin.flush()
