@@ -11,16 +11,18 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from .errors import EnvelopeError
 
-__all__ = ["frames", "pack", "split", "unpack"]
+__all__ = ["frames", "head_of", "pack", "split", "unpack"]
 
 #: How a message begins; the digit is the version of this form.
 _MAGIC = b"FPB1"
 _LENGTH = struct.Struct(">I")
+#: Where the head of a message begins.
+_START = len(_MAGIC) + _LENGTH.size
 #: Key of the object that stands for a content in the head, none that an envelope has: its place and its length.
 _PLACE = "\0place"
 
@@ -49,13 +51,7 @@ def unpack(message: bytes | memoryview) -> dict[str, Any]:
         EnvelopeError: It is no message, or it was cut.
     """
     with memoryview(message) as view:
-        start = len(_MAGIC) + _LENGTH.size
-        if view[: len(_MAGIC)] != _MAGIC or len(view) < start:
-            raise EnvelopeError(
-                f"{len(view)} bytes that begin with {bytes(view[:16])!r} are no binary envelope: install the same "
-                "version of flash-plugins on both sides"
-            )
-        base = start + _LENGTH.unpack_from(view, len(_MAGIC))[0]
+        base = _end_of_head(view)
 
         def content(found: dict[str, Any]) -> Any:
             if len(found) != 1 or _PLACE not in found:
@@ -65,13 +61,33 @@ def unpack(message: bytes | memoryview) -> dict[str, Any]:
                 raise ValueError(f"a content of {length} bytes is cut")
             return bytes(view[base + at : base + at + length])
 
-        try:
-            fields = json.loads(bytes(view[start:base]), object_hook=content)
-        except (ValueError, TypeError) as error:
-            raise EnvelopeError(f"a binary envelope of {len(view)} bytes was damaged on its way: {error}") from error
-        if not isinstance(fields, dict):
-            raise EnvelopeError(f"a binary envelope holds a {type(fields).__name__}, not an object")
-        return fields
+        return _fields(view, base, content)
+
+
+def head_of(message: bytes | memoryview) -> dict[str, Any]:
+    """Return what `pack` was given with something else in place of each content; raises as `unpack` does."""
+    with memoryview(message) as view:
+        return _fields(view, _end_of_head(view), None)
+
+
+def _end_of_head(view: memoryview) -> int:
+    if view[: len(_MAGIC)] != _MAGIC or len(view) < _START:
+        raise EnvelopeError(
+            f"{len(view)} bytes that begin with {bytes(view[:16])!r} are no binary envelope: install the same "
+            "version of flash-plugins on both sides"
+        )
+    end: int = _START + _LENGTH.unpack_from(view, len(_MAGIC))[0]
+    return end
+
+
+def _fields(view: memoryview, base: int, content: Callable[[dict[str, Any]], Any] | None) -> dict[str, Any]:
+    try:
+        fields = json.loads(bytes(view[_START:base]), object_hook=content)
+    except (ValueError, TypeError) as error:
+        raise EnvelopeError(f"a binary envelope of {len(view)} bytes was damaged on its way: {error}") from error
+    if not isinstance(fields, dict):
+        raise EnvelopeError(f"a binary envelope holds a {type(fields).__name__}, not an object")
+    return fields
 
 
 def frames(messages: Iterable[bytes]) -> list[bytes]:

@@ -167,10 +167,15 @@ CONTAINER_ID_FILE: Final = "container.id"
 CACHE_DIR_ENV: Final = "FLASH_PLUGINS_CACHE_DIR"
 
 #: Endpoint environment variable: what kind of worker this is. `stream`: takes jobs, its handler streams; `http`:
-#: serves the routes of a load-balanced endpoint; absent: takes jobs and answers each once.
+#: serves the routes of a load-balanced endpoint; `calls`: runs calls that come as HTTP requests; absent: takes jobs and
+#: answers each once.
 HANDLER_ENV: Final = "FLASH_PLUGINS_HANDLER"
 HANDLER_STREAMS: Final = "stream"
 HANDLER_HTTP: Final = "http"
+HANDLER_CALLS: Final = "calls"
+#: Endpoint environment variable of the latter: how many calls run at once. Not `MAX_CONCURRENCY_ENV`, by which a
+#: balancer would count requests that only wait for an outcome.
+CALLS_AT_ONCE_ENV: Final = "FLASH_PLUGINS_CALLS_AT_ONCE"
 
 #: Network volumes: allowed sizes in GB, storage tiers (the usual one first), where Runpod's serverless workers see
 #: the volume of their endpoint.
@@ -273,7 +278,8 @@ WORKER_COMMAND: Final = (
     'echo "flash-plugins: Python $v could not be had; use an image that has it, or call from the Python of this image" '
     ">&2; }; "
     "fi; "
-    f'm="flash_plugins runpod"; [ "${HANDLER_ENV}" != {HANDLER_HTTP} ] || m="flash_plugins fastapi uvicorn"; '
+    f'm="flash_plugins runpod"; case "${HANDLER_ENV}" in {HANDLER_HTTP}) m="flash_plugins fastapi uvicorn";; '
+    f'{HANDLER_CALLS}) m="flash_plugins uvicorn";; esac; '
     '"$p" -c "import sys; from importlib.util import find_spec as f; sys.exit(None in map(f, sys.argv[1:]))" $m || '
     f'pip "$p" -m pip install ${PACKAGE_SPEC_ENV} || '
     f'{{ echo "flash-plugins: pip install ${PACKAGE_SPEC_ENV} failed for $p; see the lines above" >&2; exit 1; }}; '

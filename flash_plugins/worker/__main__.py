@@ -14,7 +14,7 @@ from ..platforms import api
 def main() -> int:
     """Serve jobs; returns the exit code."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s:%(name)s:%(message)s")
-    serves_http = os.environ.get(api.HANDLER_ENV) == api.HANDLER_HTTP
+    serves_http = os.environ.get(api.HANDLER_ENV) in (api.HANDLER_HTTP, api.HANDLER_CALLS)
     if "RUNPOD_WEBHOOK_GET_JOB" not in os.environ and not serves_http:
         sys.stderr.write(
             "flash_plugins.worker: RUNPOD_WEBHOOK_GET_JOB is not set, so no platform started this process; workers "

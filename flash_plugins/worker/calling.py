@@ -54,8 +54,10 @@ def refuse_stream(function: Callable[..., Any]) -> None:
     )
 
 
-def pickled(value: Any, function: Callable[..., Any], limit_bytes: int) -> bytes:
-    """Return the result of a call as bytes.
+def pickled(
+    value: Any, function: Callable[..., Any], limit_bytes: int, *, size: Callable[[int], int] = encoded_size
+) -> bytes:
+    """Return the result of a call as bytes; `size` says how many so many bytes take on the wire.
 
     Raises:
         UnpicklableError: It holds something that cannot travel.
@@ -63,7 +65,7 @@ def pickled(value: Any, function: Callable[..., Any], limit_bytes: int) -> bytes
     """
     what = f"the result of {name_of(function)}()"
     content = code.dumps(value, what=what).data
-    check_size(encoded_size(len(content)), limit_bytes, what, RESULT_REMEDY)
+    check_size(size(len(content)), limit_bytes, what, RESULT_REMEDY)
     return content
 
 

@@ -116,7 +116,7 @@ def _provided(wanted: list[str], deadline: float) -> Path:
     from .installer import build
     from .overlays import provide
 
-    is_http = os.environ.get(api.HANDLER_ENV) == api.HANDLER_HTTP
+    is_http = os.environ.get(api.HANDLER_ENV) in (api.HANDLER_HTTP, api.HANDLER_CALLS)
     is_accelerated = os.environ.get(api.ACCELERATE_ENV) != "0"
     # What the environment leaves to the base is part of what it is: packages removed there would be missing.
     place = [sys.version, sysconfig.get_platform(), sys.prefix, base.folders(), base.listing()]

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A load-balanced worker: serves the routes that came with the endpoint, by uvicorn, on the port of the platform.
+"""A load-balanced worker: serves the routes that came with the endpoint, or calls, by uvicorn, on the platform's port.
 
     port opens, health 204 ─▶ dependencies are installed, user code is loaded ─▶ uvicorn, health 200
                                                              SIGTERM: requests in flight, then the end ◀─┘
 
-See `door` for the ports, `application` for the routes.
+See `door` for the ports, `application` for the routes, `callapp` for calls, which bring their code along.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from .lifeline import die_with_parent, tie_forked_children
 
 if TYPE_CHECKING:
     from .application import Application
+    from .callapp import CallApplication
 
 __all__ = ["serve"]
 
@@ -62,11 +63,28 @@ def serve() -> int:
         os.environ[INHERITED_ENV] = sockets
         has_dependencies = enter() is None
         del os.environ[INHERITED_ENV]
-    application = _loaded(health_path) if has_dependencies else None
+    if not has_dependencies:
+        return 1
+    takes_calls = os.environ.get(api.HANDLER_ENV) == api.HANDLER_CALLS
+    application = _for_calls(health_path) if takes_calls else _loaded(health_path)
     if application is None:
         return 1
     _run(application, door)
     return 0
+
+
+def _for_calls(health_path: str) -> CallApplication:
+    """Return the application that runs calls, and begin to start the process that they run in."""
+    from .callapp import CallApplication
+    from .calls import CallRunner, Calls
+
+    environ = os.environ
+    concurrency = int(environ.get(api.CALLS_AT_ONCE_ENV, "1"))
+    environ[api.MAX_CONCURRENCY_ENV] = str(concurrency)  # which the runner reads
+    calls = Calls(CallRunner(concurrency), concurrency=concurrency)
+    # Where workers share a machine with others, these reach the port too; they do not know the key.
+    key = environ.get(api.PLATFORM_KEY_ENV)
+    return CallApplication(calls, health_path=health_path, worker_id=environ.get("RUNPOD_POD_ID"), key=key)
 
 
 def _opened(health_path: str) -> Door | None:
@@ -121,7 +139,7 @@ def _loaded(health_path: str) -> Application | None:
     return application
 
 
-def _run(application: Application, door: Door) -> None:
+def _run(application: Application | CallApplication, door: Door) -> None:
     import uvicorn
 
     class Server(uvicorn.Server):

@@ -15,7 +15,19 @@ import struct
 from threading import Lock
 from typing import Any
 
-__all__ = ["CALL", "CANCEL", "CHUNK", "CREDIT", "DONE", "PLAIN", "BlockingLink", "Frame", "pack", "read_frame"]
+__all__ = [
+    "CALL",
+    "CANCEL",
+    "CHUNK",
+    "CREDIT",
+    "DONE",
+    "PLAIN",
+    "STREAMS",
+    "BlockingLink",
+    "Frame",
+    "pack",
+    "read_frame",
+]
 
 #: Frame kinds towards the runner: run this, stop that, one more chunk was taken.
 CALL, CANCEL, CREDIT = "call", "cancel", "credit"
@@ -23,8 +35,10 @@ CALL, CANCEL, CREDIT = "call", "cancel", "credit"
 CHUNK, DONE = "chunk", "done"
 #: Key, at the end of a job in plain JSON, of what it returned; a failure has `error`.
 PLAIN = "plain"
+#: Key, beside a binary envelope: whether the caller takes what is yielded.
+STREAMS = "streams"
 
-#: A frame: kind, job id, content.
+#: A frame: kind, job id, content. The content of a call is the input of a job, or a binary envelope as bytes.
 Frame = tuple[str, str, Any]
 
 _LENGTH = struct.Struct(">I")

@@ -34,19 +34,20 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from .. import code
+from .. import binary, code
 from ..code import cargo
 from ..errors import EnvelopeError
 from ..failure import describe_exception, encode_exception
-from ..payload import RESULT_REMEDY, CallEnvelope, Outcome, check_size, encode_failure_text, encoded_size
+from ..payload import RESULT_REMEDY, CallEnvelope, Outcome, check_size
 from ..platforms import api
 from . import calling, capture
 from .batch import Batch
 from .calling import CallCancelled, Drive
 from .deployed import Deployed, is_plain
+from .forms import CHUNK_REMEDY, Form, form_of
 from .handshake import Handshake
 from .lifeline import die_with_parent
-from .link import CALL, CANCEL, CHUNK, CREDIT, DONE, PLAIN, BlockingLink
+from .link import CALL, CANCEL, CHUNK, CREDIT, DONE, PLAIN, STREAMS, BlockingLink
 from .plain import plain
 from .run import MissingBlobs, Prepared, Preparer
 
@@ -58,8 +59,6 @@ logger = logging.getLogger(__name__)
 CANCELLED_EXIT_CODE = 75
 #: Chunks of one call that may be on their way to the platform before the generator has to wait.
 CHUNKS_AHEAD = 16
-#: What to do about a value that is too large for one chunk.
-_CHUNK_REMEDY = "yield smaller parts, or return the whole"
 #: Seconds between looks at whether a call that waits was cancelled.
 _LOOK_S = 0.1
 
@@ -179,7 +178,11 @@ class Runner:
 
     def _answer(self, job_id: str, content: Any, drive: Drive, *, inline: bool) -> Any:
         """Run one call and return what the job loop reports for it."""
-        if is_plain(content):
+        form, streams = form_of(content), self._streams
+        if isinstance(content, bytes):
+            content = binary.unpack(content)
+            streams = bool(content.get(STREAMS))
+        elif is_plain(content):
             return self._answer_plain(job_id, content, drive, inline=inline)
         started = time.perf_counter()
         outcome = Outcome(worker=self._worker_id, pid=os.getpid())
@@ -201,7 +204,7 @@ class Runner:
                 if prepared is None:
                     outcome = self._run_batch(job_id, envelope, function, outcome, drive, inline=inline)
                 else:
-                    outcome = self._make(job_id, prepared, outcome, drive)
+                    outcome = self._make(job_id, prepared, outcome, drive, form, streams=streams)
             except MissingBlobs as missing:
                 outcome = replace(outcome, missing=missing.digests)
             except CallCancelled:
@@ -211,7 +214,7 @@ class Runner:
                 outcome = replace(outcome, failure=encode_exception(error))
         records = [*recorder.records, *outcome.records]
         outcome = replace(outcome, records=records, seconds=time.perf_counter() - started)
-        return {"error": encode_failure_text(outcome)} if outcome.failure is not None else outcome.encode()
+        return form.encode(outcome)
 
     def _run_batch(
         self,
@@ -269,29 +272,30 @@ class Runner:
         for part in value if inspect.isgenerator(value) else [value]:
             found = plain(part, "a yielded value")
             size, limit = _json_size(found), api.STREAM_CHUNK_MAX_BYTES
-            check_size(size, limit, "a yielded value", _CHUNK_REMEDY)
+            check_size(size, limit, "a yielded value", CHUNK_REMEDY)
             self._send_chunk(job_id, found)
         return None
 
-    def _make(self, job_id: str, call: Prepared, outcome: Outcome, drive: Drive) -> Outcome:
+    def _make(
+        self, job_id: str, call: Prepared, outcome: Outcome, drive: Drive, form: Form, *, streams: bool
+    ) -> Outcome:
         value = calling.value_of(call.function, call.args, call.kwargs, drive)
-        if calling.is_stream(value) and not self._streams:
+        if calling.is_stream(value) and not streams:
             calling.refuse_stream(call.function)
         if inspect.isgenerator(value):
-            return self._send_chunks(job_id, value, outcome)
+            return self._send_chunks(job_id, value, outcome, form)
         if inspect.isasyncgen(value):
-            return self._send_chunks(job_id, calling.drained(value, drive), outcome)
-        limit = api.STREAM_CHUNK_MAX_BYTES if self._streams else api.RUN_MAX_BYTES
-        return replace(outcome, result=calling.pickled(value, call.function, limit))
+            return self._send_chunks(job_id, calling.drained(value, drive), outcome, form)
+        limit = form.chunk_max_bytes if streams else form.result_max_bytes
+        return replace(outcome, result=calling.pickled(value, call.function, limit, size=form.size))
 
-    def _send_chunks(self, job_id: str, values: Iterator[Any], outcome: Outcome) -> Outcome:
+    def _send_chunks(self, job_id: str, values: Iterator[Any], outcome: Outcome, form: Form) -> Outcome:
         """Send what is yielded, no faster than it is taken; returns the outcome that ends the stream."""
         count, run = 0, secrets.token_hex(4)  # the caller tells a run of the job from another by its token
         for value in values:
             chunk = code.dumps(value, what="a yielded value").data
-            size, limit = encoded_size(len(chunk)), api.STREAM_CHUNK_MAX_BYTES
-            check_size(size, limit, "a yielded value", _CHUNK_REMEDY)
-            self._send_chunk(job_id, Outcome(chunk=chunk, index=count, run=run).encode())
+            check_size(form.size(len(chunk)), form.chunk_max_bytes, "a yielded value", CHUNK_REMEDY)
+            self._send_chunk(job_id, form.encode_chunk(Outcome(chunk=chunk, index=count, run=run)))
             count += 1
         return replace(outcome, ended=True, count=count, run=run)
 

@@ -26,6 +26,7 @@ LAYERS: list[set[str]] = [
         "payload",
         "batches",
         "binary",
+        "exchange",
         "objects",
         "failure",
         "code",

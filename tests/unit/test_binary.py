@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from flash_plugins import EnvelopeError
 from flash_plugins.batches import CallResult
-from flash_plugins.binary import frames, pack, split, unpack
+from flash_plugins.binary import frames, head_of, pack, split, unpack
 from flash_plugins.payload import CallEnvelope, Outcome, decode_outcome, digest_of
 
 fields = st.dictionaries(
@@ -33,6 +33,12 @@ def test_what_is_packed_comes_out_equal(value: dict[str, Any]) -> None:
 @given(st.lists(st.binary(max_size=300), max_size=6))
 def test_messages_of_one_body_come_out_in_order(messages: list[bytes]) -> None:
     assert [bytes(message) for message in split(b"".join(frames(messages)))] == messages
+
+
+def test_the_head_can_be_read_alone() -> None:
+    head = head_of(pack({"id": "c1", "args": b"content", "streams": True}))
+    assert (head["id"], head["streams"]) == ("c1", True)
+    assert head["args"] != b"content"
 
 
 def test_contents_travel_as_they_are() -> None:
