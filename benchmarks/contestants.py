@@ -13,7 +13,18 @@ from typing import Final
 from .environments import EnvironmentUnavailable, provide
 from .figures import OURS, public_reason
 
-__all__ = ["DASK", "FLASH", "LOKY", "RAY", "RUNPOD_FLASH", "Contestant", "versions"]
+__all__ = [
+    "BOTOCORE",
+    "DASK",
+    "FLASH",
+    "LOKY",
+    "OBSTORE",
+    "RAY",
+    "RUNPOD_FLASH",
+    "S3FS",
+    "Contestant",
+    "versions",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,19 +62,23 @@ FLASH: Final = Contestant(OURS, "flash")
 RAY: Final = Contestant("Ray", "ray", ("ray==2.60.0", *_SCIENCE))
 DASK: Final = Contestant("Dask", "dask", ("distributed==2026.8.0", "dask==2026.8.0", *_SCIENCE))
 LOKY: Final = Contestant("loky", "loky", ("loky==3.7.0", *_SCIENCE))
+#: Libraries for S3; the first one is ours.
+BOTOCORE: Final = Contestant("botocore", "botocore")
+OBSTORE: Final = Contestant("obstore", "obstore", ("obstore==0.12.1",))
+S3FS: Final = Contestant("s3fs", "s3fs", ("s3fs==2026.9.0",))
 RUNPOD_FLASH: Final = Contestant("runpod-flash", "runpod_flash", ("runpod-flash==1.21.0",))
 
 #: Distributions of ours whose versions explain a figure.
 _PARTS: Final = (
     "flash-plugins", "flash-plugins-joblib", "runpod", "aiohttp", "httpx", "httpx-aiohttp", "uvicorn", "starlette",
-    "uvloop", "httptools", "cloudpickle", "joblib", "scikit-learn", "numpy",
+    "uvloop", "httptools", "cloudpickle", "joblib", "scikit-learn", "numpy", "botocore",
 )  # fmt: skip
 
 
 def versions() -> dict[str, dict[str, str]]:
     """Return the versions of everything that takes part, by contestant; peers that cannot be installed say so."""
     found = {OURS: {name: metadata.version(name) for name in _PARTS}}
-    for peer in (RAY, DASK, LOKY, RUNPOD_FLASH):
+    for peer in (RAY, DASK, LOKY, RUNPOD_FLASH, OBSTORE, S3FS):
         try:
             peer.python()
         except EnvironmentUnavailable as error:

@@ -30,6 +30,7 @@ class Sizes:
         short: Tasks of 5 ms.
         many: Tasks of the generator that has no end.
         interrupts: Programs that get Ctrl-C.
+        contents: Contents of 1 MB that go into a bucket.
     """
 
     repeats: int = 5
@@ -48,10 +49,11 @@ class Sizes:
     short: int = 200
     many: int = 1_000_000
     interrupts: int = 3
+    contents: int = 100
 
 
 FULL: Final = Sizes()
 QUICK: Final = Sizes(
     repeats=2, calls=100, mapped=200, starts=2, imports=3, in_flight=300, hold_s=4.0, noops=500, candidates=4,
-    large_runs=1, large_samples=5_000, large_candidates=4, megabytes=8, short=40, many=5_000, interrupts=1,
+    large_runs=1, large_samples=5_000, large_candidates=4, megabytes=8, short=40, many=5_000, interrupts=1, contents=10,
 )  # fmt: skip
