@@ -51,6 +51,7 @@ class Call(Future[T], Coroutine[Any, Any, T], Generic[T]):
         worker_pid: Process id, on that worker, of the process that ran it.
         execution_s: Seconds of the worker's own compute time, None until done.
         payload_bytes: Size of its pickled arguments.
+        attempts: How many there were so far, from 1; job and worker are those of the last one.
     """
 
     def __init__(self, *, endpoint_name: str, function_name: str, number: int, payload_bytes: int = 0) -> None:
@@ -59,6 +60,7 @@ class Call(Future[T], Coroutine[Any, Any, T], Generic[T]):
         self.function_name = function_name
         self.number = number
         self.payload_bytes = payload_bytes
+        self.attempts = 1
         self.job_id: str | None = None
         self.worker_id: str | None = None
         self.worker_pid: int | None = None
@@ -263,6 +265,10 @@ class Call(Future[T], Coroutine[Any, Any, T], Generic[T]):
                 self.set_result(cast(T, None))  # `result` is ours: it unpickles
         except InvalidStateError:  # cancelled in this moment
             self._outcome = None
+
+    def _restart(self) -> bool:
+        """Get ready for another attempt; False if what the last one brought was seen. Loop thread."""
+        return True
 
     def _begin_job(self) -> None:
         """Forget what an earlier job of this call sent. Loop thread."""

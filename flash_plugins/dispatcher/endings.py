@@ -33,6 +33,8 @@ def ending_of(call: Call[Any], job: JobResult) -> FlashPluginsError:
                 f"{call!r} passed a time limit: {error}; the limit is execution_timeout_ms of the endpoint",
                 job_id=job.id,
             )
+    if error.startswith(api.RUN_LIMIT_PREFIX):
+        return JobTimeout(f"{call!r}: {error.removeprefix(api.RUN_LIMIT_PREFIX)}", job_id=job.id, limit="run_timeout")
     if error.startswith(api.WORKER_START_FAILED_PREFIX):
         return WorkerStartFailed(f"{call!r}: {error}", job_id=job.id)
     if error.startswith(api.WORKER_LOST_PREFIX):

@@ -13,19 +13,23 @@ import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..config import EndpointConfig
 from ..errors import FlashPluginsError, JobCancelled, WorkerStartFailed
+from ..failure import decode_exception
 from ..hooks import CallEvent, CallStage
 from ..options import NO_OPTIONS, CallOptions
 from ..payload import CallEnvelope, Outcome
 from ..platforms.api import EndpointKind
 from ..replay import replay
 from .call import Call
+from .deadlines import Deadlines
 from .delay import delay_reason
 from .endings import internal
+from .retries import Attempts
 from .watch import Watch
 
 if TYPE_CHECKING:
@@ -65,6 +69,33 @@ class Submission:
     moves: int = 0  # from platforms that ended to the next
     is_running: bool = False  # whether a worker has its job, as far as known
     verdict: FlashPluginsError | None = None  # what it ends with, whatever comes of its job
+    is_concluded: bool = False  # whether its outcome was told: exactly one is
+    is_resting: bool = False  # between two attempts
+    last_failure: BaseException | None = None  # of the attempt before
+    attempts: Attempts | None = None
+    deadlines: Deadlines | None = None
+
+    def __post_init__(self) -> None:
+        if self.options is not NO_OPTIONS:
+            self.attempts = Attempts(self.options)
+            self.deadlines = Deadlines(self, self.lane.session.clock)
+
+    def refuses_attempt(self, pause_s: float) -> str | None:
+        """Return why there can be no other attempt after so many seconds, None if there can. Loop thread."""
+        if self.deadlines is not None and (why := self.deadlines.forbids(pause_s)) is not None:
+            return why
+        return None if self.call._restart() else "values of it were given out already"
+
+    def begin_attempt(self, failure: BaseException) -> None:
+        """Forget the attempt that failed. Loop thread."""
+        self.last_failure, self.verdict = failure, None
+        self.is_resting = True
+        self.is_sent = self.is_running = False
+        self.call.job_id = None
+        if self.attempts is not None:
+            self.call.attempts = self.attempts.made
+        if self.deadlines is not None:
+            self.deadlines.attempt_ended()
 
     @property
     def needs_cancel(self) -> bool:
@@ -155,11 +186,16 @@ class Lane(ABC):
     def enqueue(self, submission: Submission) -> None:
         """Take a new call."""
         self._tell(submission, CallStage.QUEUED)
+        if submission.deadlines is not None:
+            submission.deadlines.start()
         self.requeue(submission)
 
     def requeue(self, submission: Submission) -> None:
-        """Take a call that another lane had and did not send."""
+        """Take a call that another lane had and did not send, or that is tried again."""
         submission.lane = self
+        submission.is_resting = False
+        if submission.deadlines is not None:
+            submission.deadlines.queued()
         self._queue.append(submission)
         self._pump()
 
@@ -185,9 +221,22 @@ class Lane(ABC):
             return self._watch.reason
         return delay_reason(str(self.config.name), await self.session.client.health(self._handle))
 
+    async def has_begun(self, submission: Submission) -> bool | None:
+        """Return whether a worker has begun the call; None while that cannot be told. Loop thread."""
+        return submission.is_sent
+
+    def end_early(self, submission: Submission, error: FlashPluginsError) -> None:
+        """End a call here and now, and have the platform told if it has a job of it."""
+        if not submission.is_concluded:
+            self._conclude(submission, error)
+            submission.is_cancelled = True  # from here on it is one that nobody wants
+            self.drop(submission)
+
     def drop(self, submission: Submission) -> None:
         """Cancel a call wherever it is."""
-        if not submission.is_sent:
+        if self.session.pauses.drop(submission):
+            self._tell(submission, CallStage.CANCELLED)
+        elif not submission.is_sent:
             if submission in self._queue:
                 self._queue.remove(submission)
                 self._tell(submission, CallStage.CANCELLED)
@@ -279,12 +328,52 @@ class Lane(ABC):
             self._pump()
 
     def _settle(self, submission: Submission, outcome: Outcome) -> None:
+        """End a call with what its worker sent, or have it tried again."""
         self._watch.note_progress()
         call = submission.call
         call.execution_s, call.worker_pid = outcome.seconds, outcome.pid
         call.worker_id = outcome.worker or call.worker_id
+        if (failure := outcome.failure) is None:
+            self._conclude(submission, outcome)
+            return
+
+        def conclude(noted: BaseException | None) -> None:
+            self._conclude(submission, noted or outcome)
+
+        if self.session.pauses.weigh(submission, lambda: decode_exception(failure), conclude, is_raised=True):
+            self._show(submission, outcome)
+        else:
+            self._conclude(submission, outcome)
+
+    def settle_error(self, submission: Submission, error: FlashPluginsError) -> None:
+        """End a call with an error, or have it tried again."""
+
+        def conclude(_: BaseException | None) -> None:
+            self._conclude(submission, error)
+
+        if not self.session.pauses.weigh(submission, lambda: error, conclude, is_raised=False):
+            self._conclude(submission, error)
+
+    def _conclude(self, submission: Submission, outcome: Outcome | BaseException) -> None:
+        """Give a call its one outcome."""
+        if submission.is_concluded:
+            return
+        if submission.deadlines is not None:
+            submission.deadlines.end()
+        call = submission.call
+        if isinstance(outcome, BaseException):
+            self._tell(submission, CallStage.CANCELLED if isinstance(outcome, JobCancelled) else CallStage.FAILED)
+            call._settle(outcome)
+            return
         self._tell(submission, CallStage.DONE if outcome.failure is None else CallStage.FAILED)
-        outcome_only = replace(outcome, records=())
+        if outcome.records:  # showing them runs handlers of the user's
+            self._show(submission, outcome, then=lambda: call._settle(replace(outcome, records=())))
+        else:
+            call._settle(outcome)
+
+    def _show(self, submission: Submission, outcome: Outcome, *, then: Callable[[], object] = lambda: None) -> None:
+        """Show what a call printed, logged and warned, in the thread for that, and go on there."""
+        call = submission.call
 
         def deliver() -> None:
             try:
@@ -294,25 +383,20 @@ class Lane(ABC):
                 return
             except BaseException:  # a closed pipe, a handler of the user's, whatever it raises: the result is there
                 logger.exception("what %r printed, logged or warned cannot be shown", call)
-            call._settle(outcome_only)
+            then()
 
-        if outcome.records:  # showing them runs handlers of the user's
-            self.session.delivery.post(deliver)
-        else:
-            deliver()
+        self.session.delivery.post(deliver)
 
     def _unexpected(self, error: Exception) -> FlashPluginsError:
         if self.session.is_ending:
             return JobCancelled(f"the program ended before the call did ({type(error).__name__}: {error})")
         return internal(error)
 
-    def settle_error(self, submission: Submission, error: FlashPluginsError) -> None:
-        """End a call with an error."""
-        call = submission.call
-        self._tell(submission, CallStage.CANCELLED if isinstance(error, JobCancelled) else CallStage.FAILED)
-        call._settle(error)
-
     def _tell(self, submission: Submission, stage: CallStage) -> None:
+        if stage.is_final:
+            if submission.is_concluded:
+                return
+            submission.is_concluded = True
         call = submission.call
         self.session.hooks.call_event(
             CallEvent(

@@ -30,6 +30,7 @@ from ..errors import (
 from ..job import JobResult, JobStatus
 from ..payload import CallEnvelope, Outcome, check_size, decode_failure_text, decode_outcome
 from ..platforms import api
+from .deadlines import execution_timeout_ms
 from .endings import ending_of, unknown
 from .lane import Lane, PlatformGone, Submission
 from .stream import StreamCall
@@ -86,7 +87,7 @@ class QueueLane(Lane):
         envelope = submission.envelope
         blobs = self._blobs_to_carry(envelope)
         for _ in range(_MAX_RESENDS):
-            body = envelope.encode(blobs, self._policy)
+            body = envelope.encode(blobs, self._policy_of(submission))
             limit = api.RUN_MAX_BYTES if self.streams else api.RUNSYNC_MAX_BYTES
             check_size(len(body), limit, f"call of {submission.call.function_name}()")
             self._carried.update(blobs)
@@ -102,6 +103,23 @@ class QueueLane(Lane):
             f"{submission.call!r} was sent {_MAX_RESENDS} times and each worker lacked its code; do the workers of "
             f"endpoint {self.config.name!r} keep their disk between calls?"
         )
+
+    def _policy_of(self, submission: Submission) -> dict[str, int]:
+        limit_ms = execution_timeout_ms(self._policy["executionTimeout"], submission.options.run_timeout)
+        return {**self._policy, "executionTimeout": limit_ms}
+
+    async def has_begun(self, submission: Submission) -> bool | None:
+        """As `Lane.has_begun`; asks the platform where nothing is known here."""
+        job_id = submission.call.job_id
+        if submission.is_running or not submission.is_sent:
+            return submission.is_running
+        if job_id is None:
+            return None if submission.is_asking else False
+        if (handle := self._handle) is None:
+            return None
+        client = self.session.client
+        job = await self._asked(submission, time.monotonic(), lambda: client.status(handle, job_id))
+        return job.status is not JobStatus.IN_QUEUE
 
     def _blobs_to_carry(self, envelope: CallEnvelope) -> list[str]:
         unknown = [digest for digest in envelope.needs if digest not in self._known]
@@ -180,6 +198,8 @@ class QueueLane(Lane):
             submission.is_running = status is not JobStatus.IN_QUEUE
             if submission.is_running:
                 self._watch.note_progress()
+                if submission.deadlines is not None:
+                    submission.deadlines.begun()
             else:
                 self._watch.begin()
             if self.streams or self._is_held or self._is_probe_due():

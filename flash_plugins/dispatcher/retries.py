@@ -29,7 +29,7 @@ __all__ = ["Attempts"]
 _OF_THE_SYSTEM: Final = (WorkerLost, ResultLost, PlatformUnavailable, JobExpired)
 #: How often a call that may run twice is sent again because nobody knows whether it was taken.
 _MOST_UNKNOWN: Final = 5
-#: Longest pause between two attempts, seconds, and by which part of it pauses differ.
+#: Longest pause between two attempts, seconds, unless the first is longer already; by which part of it pauses differ.
 _LONGEST_PAUSE_S: Final = 60.0
 _JITTER: Final = 0.25
 
@@ -71,7 +71,8 @@ class Attempts:
             self._unknown += 1
         elif self.made - self._unknown > self._options.retries or not self._is_retriable(error, is_raised=is_raised):
             return None
-        pause_s = min(self._options.backoff * 2.0 ** min(self.made - 1, 32), _LONGEST_PAUSE_S)
+        first_s = self._options.backoff
+        pause_s = min(first_s * 2.0 ** min(self.made - 1, 32), max(first_s, _LONGEST_PAUSE_S))
         self.made += 1
         return pause_s * self._uniform(1 - _JITTER, 1 + _JITTER)
 

@@ -12,8 +12,10 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future, InvalidStateError
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..clock import Clock, SystemClock
 from ..config import EndpointConfig
 from ..errors import ConfigError, FlashPluginsError, PlatformUnavailable
 from ..hooks import HookManager
@@ -26,6 +28,7 @@ from .call import Call
 from .claims import Claims
 from .deployments import Deployments
 from .lane import Lane, Submission
+from .pauses import Pauses
 from .queue_lane import QueueLane
 from .stream import StreamCall
 from .threads import BackgroundLoop, DeliveryThread, in_thread
@@ -60,10 +63,13 @@ class Session:
     Args:
         settings: What the process is set to, asked when the platform is chosen.
         hooks: The process's plugins.
+        clock: Where the time of retries and limits comes from; None for the real one.
     """
 
-    def __init__(self, settings: Callable[[], Settings], hooks: HookManager) -> None:
+    def __init__(self, settings: Callable[[], Settings], hooks: HookManager, *, clock: Clock | None = None) -> None:
         self._settings = settings
+        self.clock = clock or SystemClock()
+        self.pauses = Pauses(self, lambda submission: self._lane(submission.call.endpoint_name).requeue(submission))
         self.hooks = hooks
         self.loop = BackgroundLoop()
         self.delivery = DeliveryThread()
@@ -149,6 +155,8 @@ class Session:
         self.platform()  # a wrong setting is an error here and now, at the call
         name = str(config.name)
         self._claims.claim(config, streams=streams, function_name=function_name, is_call=True)
+        if options.run_timeout is not None:
+            envelope = replace(envelope, limit_s=options.run_timeout)
         kind = StreamCall if is_generator else Call
         call: Call[Any] = kind(
             endpoint_name=name,
@@ -387,7 +395,7 @@ class Session:
 
     def _submissions(self) -> list[Submission]:
         lanes = [*self._lanes.values(), *self._replaced]
-        return [submission for lane in lanes for submission in lane.submissions]
+        return [*self.pauses, *(submission for lane in lanes for submission in lane.submissions)]
 
     async def connected(self) -> RunpodClient:
         """Return the client of the platform, which is chosen and started if it was not. Loop thread."""

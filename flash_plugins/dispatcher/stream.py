@@ -221,6 +221,14 @@ class StreamCall(Call[list[T]], Generic[T]):
         is_much = self._waiting_bytes > _MOST_WAITING_BYTES or len(self._chunks) > _MOST_WAITING
         return is_much and self._is_bounded and not self.done()
 
+    def _restart(self) -> bool:
+        with self._changed:
+            if self._given:
+                return False
+            self._begin_run(None)
+            self._streamed = None
+            return True
+
     def _begin_job(self) -> None:
         super()._begin_job()
         self._begin_run(None)

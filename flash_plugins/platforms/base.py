@@ -7,11 +7,14 @@ it still lives, leave it. `platforms.runpod.RunpodClient` does the talking for a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from . import api
+
+if TYPE_CHECKING:
+    import httpx
 
 __all__ = ["Connection", "Platform", "RateLimit"]
 
@@ -53,6 +56,8 @@ class Connection:
         volume_note: What its user should know when a network volume is created, as one clause.
         keeps_endpoints: Use an endpoint that exists as it is, instead of bringing it up to date: a worker that calls
             another endpoint knows neither its environment nor what else its owner has changed.
+        wrap: Returns what requests go through in the place of the transport that it is given: what counts, records or
+            disturbs them. None for nothing of the kind.
     """
 
     api_base: str
@@ -67,6 +72,7 @@ class Connection:
     runs_images: bool = True
     volume_note: str = "it costs money until it is deleted"
     keeps_endpoints: bool = False
+    wrap: Callable[[httpx.AsyncBaseTransport], httpx.AsyncBaseTransport] | None = field(default=None, repr=False)
 
     @property
     def jobs_base(self) -> str:

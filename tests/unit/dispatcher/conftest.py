@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,12 +12,14 @@ from typing import Any
 import pytest
 
 from flash_plugins import Call, CallEvent, Connection, hookimpl
+from flash_plugins.clock import FakeClock
 from flash_plugins.config import EndpointConfig
 from flash_plugins.dispatcher import Session
 from flash_plugins.hooks import HookManager
+from flash_plugins.options import NO_OPTIONS
 from flash_plugins.platforms import provision, rest
 from flash_plugins.settings import Settings
-from tests.unit.dispatcher.fake import KEY, FakePlatform, FakeRunpod, envelope_of
+from tests.unit.dispatcher.fake import DEADLINE_S, KEY, FakePlatform, FakeRunpod, envelope_of
 
 
 @dataclass
@@ -65,9 +69,44 @@ def events(platform: FakePlatform) -> Events:
     return Events(platform)
 
 
+class LoopClock(FakeClock):
+    """A clock that stands still until a test moves it; timers run on the session's loop, as they always do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.session: Session | None = None
+
+    def move(self, seconds: float) -> None:
+        """Move on, make what gets due happen, and let the loop go on with it."""
+        assert self.session is not None
+
+        async def on_the_loop() -> None:
+            await asyncio.sleep(0)
+            self.advance(seconds)
+            await asyncio.sleep(0)
+
+        self.session.loop.call(on_the_loop(), DEADLINE_S)
+
+    def move_once_set(self, seconds: float, timers: int = 1) -> None:
+        """Move on once so many timers are set."""
+        deadline = time.monotonic() + DEADLINE_S
+        while self.pending < timers:
+            assert time.monotonic() < deadline, f"{self.pending} of {timers} timers were set"
+            time.sleep(0.005)
+        self.move(seconds)
+
+
 @pytest.fixture
-def session(events: Events) -> Iterator[Session]:
-    made = Session(Settings.load, HookManager([("events", events)], discover=False))
+def clock() -> LoopClock | None:
+    """The session's clock; None for the real one. Tests of time override this with a `LoopClock`."""
+    return None
+
+
+@pytest.fixture
+def session(events: Events, clock: LoopClock | None) -> Iterator[Session]:
+    made = Session(Settings.load, HookManager([("events", events)], discover=False), clock=clock)
+    if clock is not None:
+        clock.session = made
     yield made
     made.close()
 
@@ -83,6 +122,7 @@ def submit(session: Session) -> Callable[..., Call[Any]]:
         config: EndpointConfig | None = None,
         streams: bool = False,
         is_generator: bool = False,
+        **options: Any,
     ) -> Call[Any]:
         return session.submit(
             config or config_of(),
@@ -90,6 +130,7 @@ def submit(session: Session) -> Callable[..., Call[Any]]:
             function_name="echo",
             streams=streams,
             is_generator=is_generator,
+            options=NO_OPTIONS.merged(options) if options else NO_OPTIONS,
         )
 
     return make
