@@ -20,6 +20,8 @@ __all__ = [
     "LOKY",
     "OBSTORE",
     "RAY",
+    "RUNPOD_1",
+    "RUNPOD_2",
     "RUNPOD_FLASH",
     "S3FS",
     "Contestant",
@@ -66,6 +68,9 @@ LOKY: Final = Contestant("loky", "loky", ("loky==3.7.0", *_SCIENCE))
 BOTOCORE: Final = Contestant("botocore", "botocore")
 OBSTORE: Final = Contestant("obstore", "obstore", ("obstore==0.12.1",))
 S3FS: Final = Contestant("s3fs", "s3fs", ("s3fs==2026.9.0",))
+#: Runpod's own package, the one in use and the next one.
+RUNPOD_1: Final = Contestant("runpod 1.12", "runpod1", ("runpod==1.12.0",))
+RUNPOD_2: Final = Contestant("runpod 2.0rc2", "runpod2", ("runpod==2.0.0rc2",))
 RUNPOD_FLASH: Final = Contestant("runpod-flash", "runpod_flash", ("runpod-flash==1.21.0",))
 
 #: Distributions of ours whose versions explain a figure.
@@ -78,7 +83,7 @@ _PARTS: Final = (
 def versions() -> dict[str, dict[str, str]]:
     """Return the versions of everything that takes part, by contestant; peers that cannot be installed say so."""
     found = {OURS: {name: metadata.version(name) for name in _PARTS}}
-    for peer in (RAY, DASK, LOKY, RUNPOD_FLASH, OBSTORE, S3FS):
+    for peer in (RAY, DASK, LOKY, RUNPOD_1, RUNPOD_2, RUNPOD_FLASH, OBSTORE, S3FS):
         try:
             peer.python()
         except EnvironmentUnavailable as error:

@@ -31,6 +31,12 @@ class Sizes:
         many: Tasks of the generator that has no end.
         interrupts: Programs that get Ctrl-C.
         contents: Contents of 1 MB that go into a bucket.
+        far_workers: Workers on the simulated Runpod.
+        far_noops: Tasks there that do nothing.
+        far_peer_noops: The same for peers, whose workers do one a second.
+        far_runs: Repeats of those tasks.
+        far_tasks: Tasks there of log-normal length.
+        far_balances: Their medians, seconds, and how many times with other lengths; peers once.
     """
 
     repeats: int = 5
@@ -50,10 +56,17 @@ class Sizes:
     many: int = 1_000_000
     interrupts: int = 3
     contents: int = 100
+    far_workers: int = 10
+    far_noops: int = 10_000
+    far_peer_noops: int = 100
+    far_runs: int = 3
+    far_tasks: int = 200
+    far_balances: tuple[tuple[float, int], ...] = ((0.3, 5), (3.0, 1))
 
 
 FULL: Final = Sizes()
 QUICK: Final = Sizes(
     repeats=2, calls=100, mapped=200, starts=2, imports=3, in_flight=300, hold_s=4.0, noops=500, candidates=4,
     large_runs=1, large_samples=5_000, large_candidates=4, megabytes=8, short=40, many=5_000, interrupts=1, contents=10,
+    far_workers=2, far_noops=500, far_peer_noops=10, far_runs=1, far_tasks=10, far_balances=((0.1, 1), (0.3, 1)),
 )  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Final
 
 from ..figures import Figure
 from ..sizes import Sizes
-from . import balancer, calls, demo, imports, joblib_work, memory, objects, s3, start, tasks
+from . import balancer, calls, demo, far, imports, joblib_work, memory, objects, s3, start, tasks
 
 __all__ = ["ROWS"]
 
@@ -24,4 +24,5 @@ ROWS: Final[dict[str, Callable[[Sizes], Iterator[Figure]]]] = {
     "tasks": tasks.measure,
     "objects": objects.measure,
     "s3": s3.measure,
+    "far": far.measure,
 }
