@@ -3,15 +3,31 @@
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 from .. import code
-from ..errors import UnpicklableError
+from ..errors import JobTimeout, UnpicklableError
 from ..payload import RESULT_REMEDY, check_size, encoded_size
 
-__all__ = ["CallCancelled", "Drive", "drained", "is_stream", "name_of", "pickled", "refuse_stream", "value_of"]
+__all__ = [
+    "CANCELLATIONS",
+    "CallCancelled",
+    "Drive",
+    "drained",
+    "is_stream",
+    "name_of",
+    "pickled",
+    "refuse_stream",
+    "timeout_of",
+    "value_of",
+]
+
+#: What a coroutine that was cancelled raises here, and what one in the event loop of another thread does.
+CANCELLATIONS = (asyncio.CancelledError, concurrent.futures.CancelledError)
 
 #: What runs a coroutine to its end and returns what it returns.
 Drive = Callable[[Any], Any]
@@ -72,6 +88,17 @@ def pickled(
 def name_of(function: Callable[..., Any]) -> str:
     """Return how messages name what is called."""
     return getattr(function, "__qualname__", None) or type(function).__qualname__
+
+
+def timeout_of(limit_s: float | None, cancelled: BaseException | None = None) -> JobTimeout:
+    """Return the error of a call that ran longer than its limit.
+
+    Args:
+        cancelled: What was raised inside the call to stop it: the error has its traceback, which shows where it was.
+    """
+    message = f"the call ran longer than its limit of {limit_s:g} s and was stopped on the worker"
+    error = JobTimeout(message, limit="run_timeout")
+    return error if cancelled is None else error.with_traceback(cancelled.__traceback__)
 
 
 async def _awaited(value: Any) -> Any:

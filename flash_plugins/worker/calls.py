@@ -44,17 +44,7 @@ _CHUNKS_AHEAD_BYTES = 8_000_000
 class CallRunner(RunnerProcess):
     """A runner whose end is the end of the calls in it, not of the worker: no platform would run them again."""
 
-    _why_killed: str | None = None
-
-    def _kill_for(self, job: Any) -> None:
-        if self._concurrency > 1:
-            self._why_killed = "was killed for another call, which did not stop when it was cancelled"
-            self._process.kill()
-        else:
-            super()._kill_for(job)
-
     def _end_worker(self, reason: str, code: int) -> None:
-        reason, self._why_killed = self._why_killed or reason, None
         logger.error("the process that runs calls %s; running calls: %s", reason, ", ".join(self._jobs) or "none")
         for job in list(self._jobs.values()):
             job.deliver(DONE, {_LOST: f"the process that ran it {reason}"})

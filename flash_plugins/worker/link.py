@@ -21,6 +21,7 @@ __all__ = [
     "CHUNK",
     "CREDIT",
     "DONE",
+    "NEWS",
     "PLAIN",
     "STREAMS",
     "BlockingLink",
@@ -31,8 +32,9 @@ __all__ = [
 
 #: Frame kinds towards the runner: run this, stop that, one more chunk was taken.
 CALL, CANCEL, CREDIT = "call", "cancel", "credit"
-#: Frame kinds back: a yielded value, the end of a call.
-CHUNK, DONE = "chunk", "done"
+#: Frame kinds back: a yielded value, the end of a call; and that there is something to look at, as a call whose time is
+#: limited begins or a slow one of a batch has ended.
+CHUNK, DONE, NEWS = "chunk", "done", "news"
 #: Key, at the end of a job in plain JSON, of what it returned; a failure has `error`.
 PLAIN = "plain"
 #: Key, beside a binary envelope: whether the caller takes what is yielded.

@@ -6,6 +6,7 @@ platform ◄─HTTP─► runpod.serverless (this process) ◄─socket─► ru
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import sys
@@ -14,11 +15,15 @@ from typing import Any
 
 from ..errors import MissingDependencyError
 from ..platforms import api
+from .early import SdkPost
+from .handback import HandBack
 from .lifeline import tie_forked_children
 from .link import PLAIN
 from .supervisor import RunnerProcess
 
 __all__ = ["Declaration", "serve"]
+
+logger = logging.getLogger(__name__)
 
 #: Jobs that take longer than this are long, seconds: a worker that can give others back, and one that cannot.
 _LONG_S, _LONG_FOR_GOOD_S = 3.0, 0.5
@@ -87,10 +92,10 @@ def serve() -> None:
         multiprocessing.set_start_method("fork", force=True)
     tie_forked_children()
     concurrency = int(os.environ.get(api.MAX_CONCURRENCY_ENV, "1"))
-    runner = RunnerProcess(concurrency)  # first, so that it starts while the SDK is imported
-    declaration = Declaration(
-        concurrency, is_capped=api.CAPPED_ENV in os.environ, is_held_up=lambda: getattr(runner, "is_held_up", False)
-    )
+    is_capped = api.CAPPED_ENV in os.environ
+    hand_back = HandBack() if is_capped else HandBack.without_cap(concurrency)
+    runner = RunnerProcess(concurrency, hand_back=hand_back)  # first, so that it starts while the SDK is imported
+    declaration = Declaration(concurrency, is_capped=is_capped, is_held_up=lambda: runner.is_held_up)
 
     async def call(job: dict[str, Any]) -> Any:
         answer = await runner.call(job["id"], job["input"])
@@ -109,5 +114,9 @@ def serve() -> None:
             f"a worker needs the official runpod package, and it cannot be imported ({error}); "
             "install it with: pip install 'flash-plugins[worker]'"
         ) from error
+    try:
+        runner.post = SdkPost()
+    except (ImportError, LookupError) as error:
+        logger.info("results of a batch come with its end, as this SDK sends none before: %s", error)
     streams = os.environ.get(api.HANDLER_ENV) == api.HANDLER_STREAMS
     runpod.serverless.start({"handler": stream if streams else call, "concurrency_modifier": declaration})

@@ -119,6 +119,8 @@ class Preparer:
     """Turns envelopes into calls, remembering functions, bundles and instances. Thread-safe."""
 
     def __init__(self, cache_folder: Path) -> None:
+        #: What workers of this machine share.
+        self.folder = cache_folder
         self._blobs = BlobCache(cache_folder / "blobs")
         self._bundles = cache_folder / "bundles"
         self._lock = RLock()

@@ -40,14 +40,14 @@ from ..errors import EnvelopeError
 from ..failure import describe_exception, encode_exception
 from ..payload import RESULT_REMEDY, CallEnvelope, Outcome, check_size
 from ..platforms import api
-from . import calling, capture
+from . import calling, capture, journal
 from .batch import Batch
 from .calling import CallCancelled, Drive
 from .deployed import Deployed, is_plain
 from .forms import CHUNK_REMEDY, Form, form_of
 from .handshake import Handshake
 from .lifeline import die_with_parent
-from .link import CALL, CANCEL, CHUNK, CREDIT, DONE, PLAIN, STREAMS, BlockingLink
+from .link import CALL, CANCEL, CHUNK, CREDIT, DONE, NEWS, PLAIN, STREAMS, BlockingLink
 from .plain import plain
 from .run import MissingBlobs, Prepared, Preparer
 
@@ -100,8 +100,8 @@ class Runner:
         self._is_preparing = False
         self._is_at_link = False
         self._is_cancel_due = False
-        #: Jobs that run and shall not.
         self._cancelled: set[str] = set()
+        self._batches: dict[str, Batch] = {}
         # Several at once.
         self._tasks: dict[str, asyncio.Task[Any]] = {}
         self._credits: dict[str, threading.Semaphore] = {}
@@ -125,9 +125,7 @@ class Runner:
                 elif kind == CREDIT and (credit := self._credits.get(job_id)) is not None:
                     credit.release()
                 elif kind == CANCEL and job_id in self._credits:
-                    self._cancelled.add(job_id)
-                    if (task := self._tasks.get(job_id)) is not None:
-                        self._loop.call_soon_threadsafe(task.cancel)
+                    self._loop.call_soon_threadsafe(self._cancel_in_loop, job_id)
             os._exit(0)  # the worker is gone: nobody waits for what still runs
 
     def _run_inline(self, job_id: str, content: Any) -> None:
@@ -171,6 +169,17 @@ class Runner:
             self._cancelled.discard(job_id)
         self._report(job_id, answer)
 
+    def _cancel_in_loop(self, job_id: str) -> None:
+        batch = self._batches.get(job_id)
+        if job_id not in self._credits:
+            return  # it has ended meanwhile
+        if batch is None:
+            self._cancelled.add(job_id)
+        elif not batch.shall_stop():
+            return
+        if (task := self._tasks.get(job_id)) is not None:
+            task.cancel()
+
     def _report(self, job_id: str, answer: Any) -> None:
         if os.getpid() != self._pid:
             os._exit(0)  # a child that the call forked came back here: the call is its parent's
@@ -178,7 +187,7 @@ class Runner:
 
     def _answer(self, job_id: str, content: Any, drive: Drive, *, inline: bool) -> Any:
         """Run one call and return what the job loop reports for it."""
-        form, streams = form_of(content), self._streams
+        form, streams, is_job = form_of(content), self._streams, not isinstance(content, bytes)
         if isinstance(content, bytes):
             content = binary.unpack(content)
             streams = bool(content.get(STREAMS))
@@ -187,6 +196,7 @@ class Runner:
         started = time.perf_counter()
         outcome = Outcome(worker=self._worker_id, pid=os.getpid())
         packages: Mapping[str, str] = {}
+        is_batch = False
         prepared: Prepared | None = None
         with capture.recording(inline=inline) as recorder:
             try:
@@ -202,18 +212,25 @@ class Runner:
                     self._is_preparing = False
                 self._handshake.warn(packages)
                 if prepared is None:
-                    outcome = self._run_batch(job_id, envelope, function, outcome, drive, inline=inline)
+                    outcome = self._run_batch(job_id, envelope, function, outcome, drive, inline=inline, is_job=is_job)
+                    is_batch = True
                 else:
+                    if envelope.limit_s is not None:
+                        self._tell(job_id)  # the limit is one of the call: it counts from here
                     outcome = self._make(job_id, prepared, outcome, drive, form, streams=streams)
             except MissingBlobs as missing:
                 outcome = replace(outcome, missing=missing.digests)
             except CallCancelled:
                 raise
-            except BaseException as error:  # noqa: BLE001 - user code may raise anything, SystemExit included
+            except BaseException as error:  # user code may raise anything, SystemExit included
+                if isinstance(error, calling.CANCELLATIONS) and job_id in self._cancelled:
+                    raise CallCancelled from error
                 self._handshake.explain(error, packages, is_loading=prepared is None)
                 outcome = replace(outcome, failure=encode_exception(error))
         records = [*recorder.records, *outcome.records]
         outcome = replace(outcome, records=records, seconds=time.perf_counter() - started)
+        if is_batch and is_job:
+            return outcome  # the job loop adds what is in the journal
         return form.encode(outcome)
 
     def _run_batch(
@@ -225,18 +242,27 @@ class Runner:
         drive: Drive,
         *,
         inline: bool,
+        is_job: bool,
     ) -> Outcome:
         batch = Batch(
             envelope,
             function,
             preparer=self._preparer,
             handshake=self._handshake,
+            journal_path=journal.path_of(self._preparer.folder, job_id) if is_job else None,
             drive=drive,
             inline=inline,
-            is_cancelled=lambda: job_id in self._cancelled,
+            tell=lambda: self._tell(job_id),
         )
-        batch.run()
-        return replace(outcome, results=batch.results, records=batch.records)
+        self._batches[job_id] = batch
+        try:
+            batch.run()
+        finally:
+            self._inline_job = None  # a signal that still comes is none for what follows
+            del self._batches[job_id]
+        return replace(
+            outcome, results=batch.results, records=batch.records, returned=batch.returned, missing=batch.missing
+        )
 
     def _answer_plain(self, job_id: str, content: Any, drive: Drive, *, inline: bool) -> Any:
         """Do the same for a job in plain JSON; None where all that it made was streamed."""
@@ -299,6 +325,12 @@ class Runner:
             count += 1
         return replace(outcome, ended=True, count=count, run=run)
 
+    def _tell(self, job_id: str) -> None:
+        """Say that there is something to be seen of a job."""
+        if os.getpid() == self._pid:
+            with self._at_link():
+                self._link.send((NEWS, job_id, None))
+
     def _send_chunk(self, job_id: str, content: Any) -> None:
         if os.getpid() != self._pid:
             os._exit(0)
@@ -333,6 +365,9 @@ class Runner:
     def _on_cancel_signal(self, _number: int, frame: FrameType | None) -> None:
         if self._inline_job is None or os.getpid() != self._pid:
             return  # it ended while the signal was on its way
+        batch = self._batches.get(self._inline_job)
+        if batch is not None and not batch.shall_stop():
+            return  # meant for a call that has ended, or between two: what comes next is looked up there
         if self._is_preparing or _is_importing(frame):
             # A module, or what is kept between calls, would be left half made: better a fresh process.
             sys.stderr.flush()
@@ -341,6 +376,8 @@ class Runner:
             self._cancelled.add(self._inline_job)
             self._loop.call_soon_threadsafe(self._inline_task.cancel)
             return
+        if batch is not None:
+            raise CallCancelled
         self._inline_job = None  # once is enough: what it does to tidy up is not disturbed
         if self._is_at_link:
             self._is_cancel_due = True

@@ -6,12 +6,14 @@
          └── answers queue ◄── CHUNK, DONE ──────────┘
 
 A runner that dies takes the worker with it: the platform sees a lost worker and gives its jobs to another,
-a bounded number of times. One that was killed, or ended itself, for a cancelled call is replaced.
+a bounded number of times. One that was killed, or ended itself, for a cancelled call is replaced, and so is one that
+ran nothing but batches whose journals say what was done: those jobs are answered with that.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -19,10 +21,18 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
 from typing import Any
 
-from .link import CALL, CANCEL, CREDIT, DONE, pack, read_frame
+from ..payload import Outcome, is_envelope
+from ..platforms import api
+from . import calling
+from .early import Early, Post
+from .handback import HandBack
+from .journal import clean, path_of
+from .link import CALL, CANCEL, CREDIT, DONE, NEWS, pack, read_frame
+from .progress import Progress
 from .runner import CANCELLED_EXIT_CODE
 
 __all__ = ["RunnerProcess"]
@@ -32,6 +42,8 @@ logger = logging.getLogger(__name__)
 #: Seconds a cancelled call may go on before its process is killed, and between two attempts to tell it.
 CANCEL_GRACE_S = 5.0
 _CANCEL_REPEAT_S = 0.2
+#: Seconds between looks at what has come of a batch.
+_LOOK_S = 0.1
 #: Seconds to wait for the last frames of a runner that has ended, in case somebody else holds its socket open.
 _LAST_FRAMES_S = 0.5
 
@@ -41,25 +53,43 @@ class RunnerProcess:
 
     Args:
         concurrency: How many calls run at once.
+        hand_back: When waiting work is given back to its caller.
     """
 
-    def __init__(self, concurrency: int) -> None:
+    def __init__(self, concurrency: int, *, hand_back: HandBack | None = None) -> None:
         self._concurrency = concurrency
+        self._hand_back = hand_back or HandBack()
+        self._cache_folder = Path(os.environ[api.CACHE_DIR_ENV])
+        clean(self._cache_folder)
+        #: Sends results of a batch before its end, once there is something that can.
+        self.post: Post | None = None
         self._slots = asyncio.Semaphore(concurrency)
         self._jobs: dict[str, _Job] = {}
+        #: Jobs that run or wait, where those may be given back.
+        self._held: list[_Job] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._attaching = asyncio.Lock()
         self._writer: asyncio.StreamWriter | None = None
-        self._is_replacing = False
+        #: Why the process is being killed by us, None unless it is.
+        self._killed_for: str | None = None
         self._start()
 
     async def call(self, job_id: str, content: Any) -> Any:
         """Run one call and return its answer. Cancelling the awaiting task cancels the call."""
-        job = self._begin(job_id, content)
+        progress = Progress.of(path_of(self._cache_folder, job_id), content)
+        if progress is not None and progress.has_begun:  # by a worker that died: what it did is not done again
+            logger.warning("job %s was begun by a worker that is lost; it is answered with what that has done", job_id)
+            _after_this_task(progress.close)
+            return progress.answer_of_dead("the worker that ran it was lost")
+        job = self._begin(job_id, content, progress)
+        if progress is not None:  # kept until the SDK has sent the outcome; one that is cancelled is still needed
+            _after_this_task(lambda: progress.close() if job.ended.is_set() else None)
         try:
             while True:
                 kind, answer = await job.answers.get()
                 if kind == DONE:
+                    if job.early is not None:
+                        await job.early.settle()
                     return answer
         except asyncio.CancelledError:
             self._cancel(job)
@@ -70,11 +100,9 @@ class RunnerProcess:
 
         Cancelling the task cancels the call.
         """
-        job = self._begin(job_id, content)
-        task = asyncio.current_task()
-        assert task is not None
+        job = self._begin(job_id, content, None)
         # The SDK is cancelled while it posts a chunk, outside this generator, which would then never hear of it.
-        task.add_done_callback(lambda _: self._cancel(job))
+        _after_this_task(lambda: self._cancel(job))
         try:
             is_done = False
             while not is_done:
@@ -104,9 +132,19 @@ class RunnerProcess:
         theirs.close()
         self._socket = ours
 
-    def _begin(self, job_id: str, content: Any) -> _Job:
-        job = _Job(job_id)
+    def _begin(self, job_id: str, content: Any, progress: Progress | None) -> _Job:
+        job = _Job(job_id, _limit_of(content), progress)
         job.occupation = self._spawn(self._occupy(job, content))
+        if self._hand_back.waiting_max is None or not is_envelope(content):
+            return job
+        self._held = [one for one in self._held if not one.ended.is_set()]
+        is_full = len(self._held) >= self._concurrency
+        is_too_many = len(self._held) >= self._concurrency + self._hand_back.waiting_max
+        self._held.append(job)
+        if is_full and (is_too_many or self.is_held_up):
+            self._give_back(job)
+        elif is_full:
+            self._spawn(self._watch_waiting(job))
         return job
 
     def _spawn(self, coroutine: Any) -> asyncio.Task[None]:
@@ -122,12 +160,69 @@ class RunnerProcess:
             try:
                 writer = await self._attached()
                 writer.write(pack((CALL, job.id, content)))
+                job.began_at = asyncio.get_running_loop().time()
+                if job.progress is not None:
+                    job.early = Early(self.post, job.id, job.progress)
+                    await self._attend(job, job.progress, job.early)
                 await job.ended.wait()
             except Exception as error:  # a bug of ours: the job must end all the same
                 job.deliver(DONE, {"error": f"flash_plugins.worker failed internally: {error!r}; please report it"})
                 logger.exception("job %s could not be handed to the runner", job.id)
             finally:
                 del self._jobs[job.id]
+                if job.is_cancelled and job.progress is not None:
+                    job.progress.close()  # made, maybe, after the cancelled task had ended
+
+    async def _attend(self, job: _Job, progress: Progress, early: Early) -> None:
+        """Follow a batch: send what comes of it, give back what waits too long, stop a call that takes too long."""
+        while not job.ended.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(job.news.wait(), _LOOK_S)
+            job.news.clear()
+            if job.is_cancelled:
+                return
+            progress.look()
+            running = progress.running
+            if running is None:
+                continue
+            for_s = progress.running_for_s()
+            if for_s > self._hand_back.after_s and not progress.returned and running + 1 < progress.count:
+                progress.stop()
+            if progress.limit_s is not None and for_s > progress.limit_s and not progress.is_limited:
+                progress.limit()
+                if progress.is_limited:
+                    self._spawn(self._insist(job, _has_passed(progress, running), "ran longer than its limit"))
+            early.send_what_is_due()
+
+    @property
+    def is_held_up(self) -> bool:
+        """Whether all slots are taken by calls so long that what waits for one is given back."""
+        running = self._jobs.values()
+        is_full = len(running) >= self._concurrency
+        return is_full and all(job.running_for_s() > self._hand_back.after_s for job in running)
+
+    async def _watch_waiting(self, job: _Job) -> None:
+        """Give a job back that waits for a slot, once everything that runs takes long."""
+        while not job.ended.is_set() and not job.is_cancelled and job.id not in self._jobs:
+            if self.is_held_up:
+                self._give_back(job)
+                return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(job.ended.wait(), _LOOK_S)
+
+    def _give_back(self, job: _Job) -> None:
+        assert job.occupation is not None
+        job.occupation.cancel()
+        count = 1 if job.progress is None else job.progress.count
+        job.deliver(DONE, Outcome(returned=tuple(range(count)), worker=_worker_id()).encode())
+
+    async def _limit(self, job: _Job, limit_s: float) -> None:
+        """Stop a call that is not one of a batch when it has run too long."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(job.ended.wait(), limit_s)
+        if not job.ended.is_set() and not job.is_cancelled:
+            job.is_over_limit = True
+            await self._insist(job, job.ended.is_set, "ran longer than its limit")
 
     def _cancel(self, job: _Job) -> None:
         """Stop a call wherever it is; nothing if it has ended."""
@@ -138,29 +233,30 @@ class RunnerProcess:
             assert job.occupation is not None
             job.occupation.cancel()  # still waiting for a slot
             return
-        self._spawn(self._insist(job))
+        self._spawn(self._insist(job, job.ended.is_set, "was cancelled"))
 
-    async def _insist(self, job: _Job) -> None:
+    async def _insist(self, job: _Job, has_stopped: Callable[[], bool], why: str) -> None:
         """Tell the runner until it has stopped the call: it may not even have read of it yet. Then kill it."""
-        if self._concurrency > 1 and self._writer is not None:
-            self._writer.write(pack((CANCEL, job.id, None)))
         deadline = asyncio.get_running_loop().time() + CANCEL_GRACE_S
-        while not job.ended.is_set():
+        while not has_stopped():
             if asyncio.get_running_loop().time() > deadline:
-                self._kill_for(job)
+                self._kill_for(job, why)
                 return
-            if self._concurrency == 1 and self._process.poll() is None:
+            if job.is_cancelled and job.progress is not None:
+                job.progress.cancel()
+            if self._concurrency > 1 and self._writer is not None:
+                self._writer.write(pack((CANCEL, job.id, None)))
+            elif self._concurrency == 1 and self._process.poll() is None:
                 self._process.send_signal(signal.SIGUSR2)
-            try:
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(job.ended.wait(), _CANCEL_REPEAT_S)
-            except TimeoutError:
-                continue
 
-    def _kill_for(self, job: _Job) -> None:
-        logger.error("job %s still runs %g s after it was cancelled; its process is killed", job.id, CANCEL_GRACE_S)
-        if self._concurrency > 1:  # other calls are in there: the platform gives them to another worker
-            self._end_worker("is killed for a cancelled call that did not stop", 1)
-        self._is_replacing = True
+    def _kill_for(self, job: _Job, why: str) -> None:
+        logger.error("job %s still runs %g s after it %s; its process is killed", job.id, CANCEL_GRACE_S, why)
+        if any(not one.survives for one in self._jobs.values() if one is not job):
+            # Other calls are in there: the platform gives them to another worker.
+            self._end_worker(f"is killed for a call that {why} and did not stop", 1)
+        self._killed_for = f"was killed, as a call of it {why} and did not stop"
         self._process.kill()
 
     async def _attached(self) -> asyncio.StreamWriter:
@@ -196,43 +292,110 @@ class RunnerProcess:
     async def _read(self, reader: asyncio.StreamReader) -> None:
         while (frame := await read_frame(reader)) is not None:
             kind, job_id, content = frame
-            if (job := self._jobs.get(job_id)) is not None:
+            if (job := self._jobs.get(job_id)) is None:
+                continue
+            if kind != NEWS:
                 job.deliver(kind, content)
+            elif job.progress is not None:
+                job.news.set()
+            elif job.limit_s is not None:
+                self._spawn(self._limit(job, job.limit_s))
 
     def _replace(self, code: int) -> None:
+        jobs = list(self._jobs.values())
         was_cancelled = self._concurrency == 1 and code == CANCELLED_EXIT_CODE
-        if not self._is_replacing and not was_cancelled:
-            self._end_worker(_describe_exit(code), code)
-        self._is_replacing = False
+        reason = self._killed_for or _describe_exit(code)
+        if self._killed_for is None and not was_cancelled:
+            if jobs and all(job.survives for job in jobs):
+                self._say(reason, "another one is started")
+            else:
+                self._end_worker(reason, code)
+        self._killed_for = None
         if self._writer is not None:
             self._writer.close()
             self._writer = None
         self._start()
-        for job in list(self._jobs.values()):
-            job.deliver(DONE, {})
+        for job in jobs:
+            job.die(f"the process that runs calls {reason}")
 
     def _end_worker(self, reason: str, code: int) -> None:
-        running = ", ".join(self._jobs) or "none"
-        sys.stderr.write(f"flash_plugins.worker: the process that runs calls {reason}; running jobs: {running}\n")
-        sys.stderr.flush()
+        self._say(reason)
         os._exit(128 - code if code < 0 else code or 1)
+
+    def _say(self, *what: str) -> None:
+        running = ", ".join(self._jobs) or "none"
+        told = "; ".join(what)
+        sys.stderr.write(f"flash_plugins.worker: the process that runs calls {told}; running jobs: {running}\n")
+        sys.stderr.flush()
 
 
 class _Job:
-    """What came back for one call so far."""
+    """What came back for one call so far, or for a batch."""
 
-    def __init__(self, job_id: str) -> None:
+    def __init__(self, job_id: str, limit_s: float | None, progress: Progress | None) -> None:
         self.id = job_id
+        self.limit_s = limit_s
+        self.progress = progress
+        self.early: Early | None = None
+        self.news = asyncio.Event()
+        self.began_at: float | None = None
+        self.is_over_limit = False
         self.answers: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
         self.ended = asyncio.Event()
         self.is_cancelled = False
         self.occupation: asyncio.Task[None] | None = None
 
+    @property
+    def survives(self) -> bool:
+        """Whether what has been done is known when the runner dies."""
+        return self.progress is not None and self.progress.has_begun
+
+    def running_for_s(self) -> float:
+        """Return for how many seconds its call has run, 0 if none does."""
+        if self.progress is not None:
+            return self.progress.running_for_s()
+        return 0.0 if self.began_at is None else asyncio.get_running_loop().time() - self.began_at
+
     def deliver(self, kind: str, content: Any) -> None:
         """Pass on a frame of the runner."""
+        if isinstance(content, Outcome):  # of a batch
+            content = content.encode() if self.progress is None else self.progress.answer(content)
+        if kind == DONE and self.is_over_limit and not content:  # it was stopped, and has nothing to say
+            content = {"error": f"{api.RUN_LIMIT_PREFIX}{calling.timeout_of(self.limit_s)}"}
         self.answers.put_nowait((kind, content))
         if kind == DONE:
             self.ended.set()
+            self.news.set()
+
+    def die(self, reason: str) -> None:
+        """Pass on that the runner has died."""
+        is_known = self.progress is not None and self.survives
+        self.deliver(DONE, self.progress.answer_of_dead(reason, _worker_id()) if is_known and self.progress else {})
+
+
+def _after_this_task(then: Callable[[], None]) -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    task.add_done_callback(lambda _: then())
+
+
+def _has_passed(progress: Progress, index: int) -> Callable[[], bool]:
+    """Return what tells whether a call of a batch no longer runs."""
+
+    def look() -> bool:
+        progress.look()
+        return progress.running != index
+
+    return look
+
+
+def _limit_of(content: object) -> float | None:
+    limit_s = content.get("limit_s") if isinstance(content, Mapping) and is_envelope(content) else None
+    return float(limit_s) if isinstance(limit_s, int | float) else None
+
+
+def _worker_id() -> str | None:
+    return os.environ.get("RUNPOD_POD_ID")
 
 
 def _describe_exit(code: int) -> str:

@@ -15,6 +15,7 @@ import pytest
 from flash_plugins.code import dumps, loads
 from flash_plugins.payload import CallEnvelope, Outcome, decode_failure_text, decode_outcome, digest_of
 from flash_plugins.platforms import api
+from flash_plugins.worker.handback import HandBack
 from flash_plugins.worker.run import python_version
 from flash_plugins.worker.supervisor import RunnerProcess
 
@@ -28,7 +29,7 @@ class WorkerEnded(Exception):
 
 @contextlib.asynccontextmanager
 async def runner_process(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, *, concurrency: int = 1
+    folder: Path, monkeypatch: pytest.MonkeyPatch, *, concurrency: int = 1, hand_back: HandBack | None = None
 ) -> AsyncIterator[RunnerProcess]:
     """Run a runner of this many slots; where it would end the worker, the test fails."""
 
@@ -38,7 +39,7 @@ async def runner_process(
     monkeypatch.setattr(RunnerProcess, "_end_worker", end_worker)
     monkeypatch.setenv(api.CACHE_DIR_ENV, str(folder / "cache"))
     monkeypatch.setenv(api.MAX_CONCURRENCY_ENV, str(concurrency))
-    runner = RunnerProcess(concurrency)
+    runner = RunnerProcess(concurrency, hand_back=hand_back)
     try:
         async with asyncio.timeout(DEADLINE_S):
             yield runner
@@ -79,6 +80,14 @@ def batch_of(
         batch=tuple(dumps((args, {}), what="it").data for args in arguments),
     )
     return input_of(envelope)
+
+
+def single(function: Callable[..., Any], *args: Any) -> dict[str, Any]:
+    """Return the `input` of a job of one call."""
+    code = dumps(function, what="it").data
+    digest = digest_of(code)
+    pickled = dumps((args, {}), what="it").data
+    return input_of(CallEnvelope(code=digest, args=pickled, python=python_version(), blobs={digest: code}))
 
 
 def input_of(envelope: CallEnvelope) -> dict[str, Any]:
