@@ -23,6 +23,7 @@ import traceback
 from typing import TYPE_CHECKING, Any
 
 from ..code import cargo
+from ..cork import corked_protocol
 from ..errors import EnvelopeError, MissingDependencyError
 from ..platforms import api
 from .door import INHERITED_ENV, Door
@@ -174,6 +175,7 @@ def _run(application: Application | CallApplication, door: Door) -> None:
     signal.signal(signal.SIGTERM, lambda *_: None)
     config = uvicorn.Config(
         application,
+        http=corked_protocol(),
         lifespan="off",
         ws="websockets-sansio",
         ws_max_size=api.BALANCED_BODY_MAX_BYTES,

@@ -18,6 +18,7 @@ LAYERS: list[set[str]] = [
         "hardware",
         "clock",
         "config",
+        "cork",
         "options",
         "settings",
         "resources",

@@ -27,6 +27,7 @@ from pathlib import Path
 
 import uvicorn
 
+from ...cork import corked_protocol
 from .. import api
 from .balanced import balanced_environment
 from .clock import Clock, MovableClock, SystemClock
@@ -119,7 +120,7 @@ def run(options: Options) -> None:
         ws="websockets-sansio",  # for load-balanced endpoints
         ws_max_size=_SOCKET_MESSAGE_MAX_BYTES,
         ws_per_message_deflate=False,
-        http="auto",
+        http=corked_protocol(),
         proxy_headers=False,
         server_header=False,
         date_header=False,
