@@ -6,12 +6,12 @@ from __future__ import annotations
 import atexit
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from .errors import ConfigError
-from .settings import Settings, config_file, image_rules, is_ci, worker_endpoint
+from .settings import ObjectSettings, Settings, config_file, image_rules, is_ci, object_settings, worker_endpoint
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from .builtin.progress import Progress
     from .dispatcher import Session
     from .hooks import HookManager
+    from .objects import ObjectStore
     from .platforms.base import Platform
 
-__all__ = ["configure", "hooks", "platform", "register", "session", "unregister"]
+__all__ = ["configure", "hooks", "objects_setting", "open_objects", "platform", "register", "session", "unregister"]
 
 _lock = threading.RLock()
 _hooks: HookManager | None = None
@@ -32,16 +33,18 @@ _script: Path | None = None
 _refusal: str | None = None
 
 
-def configure(*, platform: str | None = None, progress: str | None = None) -> None:
+def configure(*, platform: str | None = None, progress: str | None = None, objects: str | None = None) -> None:
     """Set what the environment does not.
 
     Args:
         platform: `local` or `runpod`. The variable `FLASH_PLATFORM` wins over this.
         progress: `auto` (default: off in CI), `on` or `off`. The variable `FLASH_PROGRESS` wins over this.
+        objects: URL of the store of large objects, without keys: `s3://bucket/prefix?endpoint=…&region=…`; `off`
+            for none. The variable `FLASH_PLUGINS_OBJECTS` wins over this.
 
     Raises:
-        ConfigError: `progress` is none of these, or the platform was chosen already. Whether `platform` exists
-            is seen when it is chosen: plugins may add others.
+        ConfigError: `progress` is none of these, `objects` is no URL of a store, or the platform was chosen already.
+            Whether `platform` exists is seen when it is chosen: plugins may add others.
     """
     with _lock:
         if platform is not None and _session is not None and _session.has_platform:
@@ -49,8 +52,11 @@ def configure(*, platform: str | None = None, progress: str | None = None) -> No
                 f"configure(platform={platform!r}) comes too late: this process already uses platform "
                 f"{_session.platform().name!r}; call it before the first call"
             )
-        given = {key: value for key, value in (("platform", platform), ("progress", progress)) if value is not None}
-        Settings.load(**{**_configured, **given})
+        wanted = (("platform", platform), ("progress", progress), ("objects", objects))
+        given = {**_configured, **{key: value for key, value in wanted if value is not None}}
+        _load(given)
+        if objects is not None:
+            object_settings(objects, script=_script)
         _configured.update(given)
 
 
@@ -73,7 +79,35 @@ def no_session(reason: str) -> Iterator[None]:
 
 def settings() -> Settings:
     """Return the settings in force now."""
-    return Settings.load(**_configured)
+    return _load(_configured)
+
+
+def _load(configured: Mapping[str, str]) -> Settings:
+    return Settings.load(**{name: value for name, value in configured.items() if name != "objects"})
+
+
+def objects_setting() -> ObjectSettings:
+    """Return where large objects go, as far as anything says so.
+
+    Raises:
+        ConfigError: A value or a configuration file cannot be used.
+    """
+    return object_settings(_configured.get("objects"), script=_script)
+
+
+def open_objects(url: str) -> ObjectStore:
+    """Return the store of large objects at a URL; nothing is asked of it yet.
+
+    Raises:
+        ConfigError: The URL cannot be used, or no plugin knows its scheme.
+        HookError: A plugin failed.
+    """
+    from .objects.open import check_url, unknown_scheme
+
+    store = hooks().object_store(check_url(url))
+    if store is None:
+        raise unknown_scheme(url)
+    return store
 
 
 def hooks() -> HookManager:
@@ -83,6 +117,7 @@ def hooks() -> HookManager:
         if _hooks is None:
             from .builtin import notice, platform_choice
             from .builtin.local_image import ConfiguredImages, DockerImages
+            from .builtin.object_stores import ObjectStores
             from .builtin.progress import Progress
             from .hooks import HookManager
 
@@ -92,6 +127,7 @@ def hooks() -> HookManager:
             _hooks = HookManager(
                 [
                     ("platform-choice", platform_choice),
+                    ("object-stores", ObjectStores(lambda: objects_setting().access)),
                     *for_users,
                     ("docker-images", DockerImages(lambda: config_file(_script))),
                     ("configured-images", ConfiguredImages(lambda: image_rules(_script))),

@@ -17,9 +17,19 @@ from typing import Any
 
 from .errors import ConfigError
 from .images import ImageRule, LocalImage
+from .objects.location import S3Access
 from .platforms import api
 
-__all__ = ["CONFIG_FILE", "Settings", "config_file", "image_rules", "is_ci", "worker_endpoint"]
+__all__ = [
+    "CONFIG_FILE",
+    "ObjectSettings",
+    "Settings",
+    "config_file",
+    "image_rules",
+    "is_ci",
+    "object_settings",
+    "worker_endpoint",
+]
 
 #: Name of a project's configuration file.
 CONFIG_FILE = "flash-plugins.toml"
@@ -85,6 +95,56 @@ class Settings:
             enclosing_key=environ.get(api.PLATFORM_KEY_ENV),
             progress=_check_progress(environ.get("FLASH_PROGRESS") or progress or "auto"),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectSettings:
+    """Where large objects go.
+
+    Attributes:
+        url: The store, None where nothing says which.
+        source: What says so.
+        is_off: Whether there shall be none.
+        access: Keys of buckets, None where only the usual places of S3 clients may have some.
+    """
+
+    url: str | None = None
+    source: str | None = None
+    is_off: bool = False
+    access: S3Access | None = None
+
+
+def object_settings(configured: str | None = None, *, script: Path | None = None) -> ObjectSettings:
+    """Return where large objects go: `FLASH_PLUGINS_OBJECTS`, else `configured`, else `objects` of the nearest file.
+
+    Args:
+        configured: What `flash_plugins.configure(objects=…)` said.
+        script: The program, None for the main module of this process.
+
+    Raises:
+        ConfigError: The URL cannot be used, a file cannot be read, or of the two keys of a bucket one is missing.
+    """
+    from .objects.open import check_url
+
+    url, source = os.environ.get(api.OBJECTS_ENV, "").strip(), api.OBJECTS_ENV
+    if not url and configured is not None:
+        url, source = configured.strip(), "flash_plugins.configure"
+    for path in [*_project_files(script), *_user_files()] if not url else []:
+        found = _parsed(path).get("objects")
+        if found is not None and not isinstance(found, str):
+            raise ConfigError(f"{path}: objects must be a URL, such as objects = 's3://bucket/prefix'")
+        if found and found.strip():
+            url, source = found.strip(), str(path)
+            break
+    access = S3Access.of(os.environ)
+    if not url:
+        return ObjectSettings(access=access)
+    if url.lower() in ("off", "none"):
+        return ObjectSettings(source=source, is_off=True, access=access)
+    try:
+        return ObjectSettings(check_url(url), source, access=access)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from error
 
 
 def is_ci() -> bool:
@@ -183,13 +243,17 @@ def _check_owner(path: Path, start: Path) -> None:
 
 
 def _read_image_rules(path: Path) -> list[ImageRule]:
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read as a configuration file: {error}") from error
+    content = {key: value for key, value in _parsed(path).items() if key != "objects"}
     local = _table(path, content, "local", within="")
     images = _table(path, local, "images", within="local.")
     return [ImageRule(pattern, _local_image(path, pattern, value), path) for pattern, value in images.items()]
+
+
+def _parsed(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read as a configuration file: {error}") from error
 
 
 def _table(path: Path, content: Mapping[str, Any], name: str, *, within: str) -> Mapping[str, Any]:
@@ -197,7 +261,7 @@ def _table(path: Path, content: Mapping[str, Any], name: str, *, within: str) ->
     for key in content:
         if key != name:
             hint = f"; did you mean [{within}{name}]?" if difflib.get_close_matches(key, [name]) else ""
-            raise ConfigError(f"{path}: [{within}{key}] is not known, only [local.images] is{hint}")
+            raise ConfigError(f"{path}: [{within}{key}] is not known, only objects and [local.images] are{hint}")
     table = content.get(name, {})
     if not isinstance(table, Mapping):
         raise ConfigError(f"{path}: {within}{name} must be a table, written as [local.images]")

@@ -10,6 +10,7 @@ from .doctor import doctor
 from .endpoints import endpoints_app
 from .jobs import jobs_app
 from .logs import logs
+from .objects import objects
 from .plan import plan
 from .platform import platform_app
 
@@ -29,6 +30,7 @@ app.command()(undeploy)
 app.add_typer(endpoints_app, name="endpoints")
 app.command()(logs)
 app.add_typer(jobs_app, name="jobs")
+app.command()(objects)
 app.add_typer(platform_app, name="platform")
 app.command()(doctor)
 

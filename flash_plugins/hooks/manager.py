@@ -21,6 +21,7 @@ from .spec import PROJECT, CallEvent
 if TYPE_CHECKING:
     from ..config import EndpointConfig
     from ..images import LocalImage
+    from ..objects.store import ObjectStore
     from ..platforms.base import Platform
     from ..settings import Settings
 
@@ -101,6 +102,15 @@ class HookManager:
         """
         hook = self._manager.hook.flash_local_image
         return cast("LocalImage | None", self._first(hook, image=config.image, config=config))
+
+    def object_store(self, url: str) -> ObjectStore | None:
+        """Ask `flash_object_store`. Gate.
+
+        Raises:
+            ConfigError: The URL cannot be used.
+            HookError: A plugin failed.
+        """
+        return cast("ObjectStore | None", self._first(self._manager.hook.flash_object_store, url=url))
 
     def platform_chosen(self, platform: Platform) -> None:
         """Tell `flash_platform_chosen`. Observer."""

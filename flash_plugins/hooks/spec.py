@@ -17,6 +17,7 @@ import pluggy
 if TYPE_CHECKING:
     from ..config import EndpointConfig
     from ..images import LocalImage
+    from ..objects.store import ObjectStore
     from ..platforms.base import Platform
     from ..settings import Settings
 
@@ -85,6 +86,17 @@ def flash_local_image(image: str, config: EndpointConfig) -> LocalImage | None:
     Gate. Called in the caller's process, in a thread of its own, before an endpoint with `image=` is created or
     brought up to date on the local platform. The first answer that is not None wins; the configuration files and
     then Docker are asked last.
+    """
+
+
+@hookspec(firstresult=True)
+def flash_object_store(url: str) -> ObjectStore | None:
+    """Return the store of large objects at a URL, None to leave it to the next plugin.
+
+    Gate. Called in the caller's process and in workers, so the plugin must be installed on both sides, at most once per
+    process and URL, in whatever thread needs the store first; nothing has to be asked or written yet. The first answer
+    that is not None wins; `file://` and `s3://` are opened by the built-in plugin, which is asked last, and on workers
+    no plugin is asked about these. Keys come from the environment of each side, never in the URL, which travels.
     """
 
 

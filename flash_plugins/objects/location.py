@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from ..errors import ConfigError
+from ..platforms import api
 
 __all__ = ["PREFIX_DEFAULT", "S3Access", "S3Location", "runpod_location"]
 
@@ -33,6 +35,20 @@ class S3Access:
 
     access_key: str = field(repr=False)
     secret_key: str = field(repr=False)
+
+    @classmethod
+    def of(cls, variables: Mapping[str, str]) -> S3Access | None:
+        """Return the keys that the variables hold, None if they hold none.
+
+        Raises:
+            ConfigError: One of the two is missing.
+        """
+        found = {name: variables.get(name, "").strip() for name in (api.S3_ACCESS_KEY_ENV, api.S3_SECRET_KEY_ENV)}
+        lacking = [name for name, value in found.items() if not value]
+        if len(lacking) == 1:
+            [other] = found.keys() - set(lacking)
+            raise ConfigError(f"{other} is set and {lacking[0]} is not: a key for an object store has two parts")
+        return None if lacking else cls(*found.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +77,8 @@ class S3Location:
         parts = urlsplit(url)
         if "@" in parts.netloc or parts.password is not None:
             raise ConfigError(
-                "the URL of an object store has keys in it; take them out, and set FLASH_PLUGINS_S3_ACCESS_KEY and "
-                "FLASH_PLUGINS_S3_SECRET_KEY"
+                f"the URL of an object store has keys in it; take them out, and set {api.S3_ACCESS_KEY_ENV} and "
+                f"{api.S3_SECRET_KEY_ENV}"
             )
         options = dict(parse_qsl(parts.query, keep_blank_values=True))
         if unknown := sorted(options.keys() - {"endpoint", "region"}):

@@ -12,7 +12,7 @@ from .location import S3Access, S3Location
 from .remote import RemoteStore
 from .store import ObjectStore
 
-__all__ = ["SCHEMES", "check_url", "open_store"]
+__all__ = ["SCHEMES", "check_url", "open_store", "unknown_scheme"]
 
 #: Schemes of URLs that need no plugin.
 SCHEMES = ("file", "s3")
@@ -73,11 +73,16 @@ def open_store(
         return RemoteStore(check_url(url), FolderKeys(_folder_of(url)))
     store = foreign(url)
     if store is None:
-        raise ConfigError(
-            f"object store {scheme}://…: nothing knows this kind; there are {', '.join(SCHEMES)}, and what plugins "
-            "add; is the plugin installed, here and on the workers?"
-        )
+        raise unknown_scheme(url)
     return store
+
+
+def unknown_scheme(url: str) -> ConfigError:
+    """Return the error for a URL that nobody opens."""
+    return ConfigError(
+        f"object store {urlsplit(url).scheme}://…: nothing knows this kind; there are {', '.join(SCHEMES)}, and what "
+        "plugins add with the hook flash_object_store; is the plugin installed, here and on the workers?"
+    )
 
 
 def _folder_of(url: str) -> Path:

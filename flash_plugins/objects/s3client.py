@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from ..errors import MissingDependencyError, StoreError
+from ..platforms import api
 from .location import S3Access, S3Location
 
 __all__ = ["broken_read", "client_error", "code_of", "make_client", "translated"]
@@ -41,11 +42,15 @@ _ADVICE: Final = {
 
 #: What to do about keys.
 _KEYS_ADVICE: Final = (
-    "set FLASH_PLUGINS_S3_ACCESS_KEY and FLASH_PLUGINS_S3_SECRET_KEY (on Runpod an S3 API key of its own, from the "
-    "console's settings; not the API key), or the usual AWS_* variables"
+    f"set {api.S3_ACCESS_KEY_ENV} and {api.S3_SECRET_KEY_ENV} (on Runpod an S3 API key from the console's settings, "
+    "not the API key of the account), or the usual AWS_* variables; for workers in the endpoint's env=, best as "
+    "{{ RUNPOD_SECRET_name }}"
 )
 #: What is about keys.
 _KEYS_CODES: Final = frozenset({"InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "403", "401"})
+
+#: Options of botocore 1.36 and later: otherwise bodies get checksums behind them, which few servers but AWS understand.
+_CHECKSUMS: Final = ("request_checksum_calculation", "response_checksum_validation")
 
 #: What servers answer a wrong signature with besides its code: the access key, and what was signed.
 _KEPT: Final = ("Code", "Message")
@@ -82,9 +87,7 @@ def make_client(location: S3Location, access: S3Access | None) -> Any:  # Any: b
                 read_timeout=READ_TIMEOUT_S,
                 retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
                 max_pool_connections=CONNECTIONS,
-                # Otherwise bodies get checksums behind them, in a form that few servers but AWS understand.
-                request_checksum_calculation="when_required",
-                response_checksum_validation="when_required",
+                **{name: "when_required" for name in _CHECKSUMS if name in Config.OPTION_DEFAULTS},
             ),
         )
 

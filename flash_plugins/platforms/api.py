@@ -225,6 +225,12 @@ BALANCED_PORT_DEFAULT: Final = 80
 PLATFORM_URL_ENV: Final = "FLASH_PLUGINS_PLATFORM_URL"
 PLATFORM_KEY_ENV: Final = "FLASH_PLUGINS_PLATFORM_KEY"
 
+#: Variables that callers and workers read: the URL of the store of large objects (`off` for none), and the keys of a
+#: bucket.
+OBJECTS_ENV: Final = "FLASH_PLUGINS_OBJECTS"
+S3_ACCESS_KEY_ENV: Final = "FLASH_PLUGINS_S3_ACCESS_KEY"
+S3_SECRET_KEY_ENV: Final = "FLASH_PLUGINS_S3_SECRET_KEY"
+
 #: Environment variable with what `pip install` is given where the package is not installed.
 PACKAGE_SPEC_ENV: Final = "FLASH_PLUGINS_SPEC"
 

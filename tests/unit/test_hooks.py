@@ -4,14 +4,23 @@
 from __future__ import annotations
 
 import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from flash_plugins import CallEvent, CallStage, Connection, HookError, hookimpl
 from flash_plugins.builtin import notice
+from flash_plugins.builtin.object_stores import ObjectStores
 from flash_plugins.hooks import HookManager
+from flash_plugins.objects import ObjectMissing, ObjectStore, Ref
+from flash_plugins.objects.digest import digest_of
+from flash_plugins.objects.open import open_store
+from flash_plugins.objects.store import ObjectEntry
 from flash_plugins.settings import Settings
+from flash_plugins.worker.stores import open_remote
 
 
 class Nowhere:
@@ -191,3 +200,87 @@ def test_an_installed_plugin_that_cannot_be_imported_is_named(monkeypatch: pytes
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(HookError, match="broken on purpose"):
         HookManager().choose_platform(Settings())
+
+
+class Memory:
+    """Keeps objects in this process; a plugin could as well speak to any service."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._kept: dict[str, bytes] = {}
+
+    def has(self, ref: Ref) -> bool:
+        return ref.digest in self._kept
+
+    def put(self, ref: Ref, content: memoryview) -> None:
+        self._kept[ref.digest] = bytes(content)
+
+    def get(self, ref: Ref) -> memoryview:
+        if ref.digest not in self._kept:
+            raise ObjectMissing(f"{ref} is not in {self.url}", (ref,))
+        return memoryview(bytearray(self._kept[ref.digest]))
+
+    def hold(self, ref: Ref) -> None:
+        self.get(ref)
+
+    def release(self, ref: Ref) -> None: ...
+
+    def delete(self, ref: Ref) -> None:
+        self._kept.pop(ref.digest, None)
+
+    def entries(self) -> Iterator[ObjectEntry]:
+        return (ObjectEntry(Ref(digest, len(content)), 0.0) for digest, content in self._kept.items())
+
+
+class MemoryPlugin:
+    @hookimpl
+    def flash_object_store(self, url: str) -> ObjectStore | None:
+        return Memory(url) if url.startswith("memory://") else None
+
+
+def test_flash_object_store_opens_what_is_not_built_in(tmp_path: Path) -> None:
+    hooks = HookManager([("object-stores", ObjectStores(lambda: None)), ("memory", MemoryPlugin())], discover=False)
+    store = hooks.object_store("memory://here")
+    assert isinstance(store, ObjectStore)
+    assert isinstance(store, Memory)
+    assert store.url == "memory://here"
+    folder = hooks.object_store(tmp_path.as_uri())
+    assert folder is not None
+    assert folder.url == tmp_path.as_uri()
+    assert hooks.object_store("gs://bucket") is None
+
+
+def test_a_failing_flash_object_store_is_named() -> None:
+    class Broken:
+        @hookimpl
+        def flash_object_store(self, url: str) -> None:
+            raise ZeroDivisionError(url)
+
+    with pytest.raises(HookError, match=r"'Broken' failed in flash_object_store: ZeroDivisionError: x://"):
+        manager(Broken()).object_store("x://")
+
+
+def test_flash_object_store_is_found_where_it_is_installed_also_on_a_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plugin = """
+import flash_plugins
+from flash_plugins.objects.open import open_store
+
+@flash_plugins.hookimpl
+def flash_object_store(url):
+    return open_store(url.replace("nearby:", "file:")) if url.startswith("nearby:") else None
+"""
+    (tmp_path / "nearby_objects.py").write_text(plugin)
+    info = tmp_path / "nearby_objects-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: nearby-objects\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[flash_plugins]\nnearby = nearby_objects\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    content = b"through a plugin"
+    ref = Ref(digest_of(content), len(content))
+    try:
+        open_remote(f"nearby://{tmp_path}/objects").put(ref, memoryview(content))
+    finally:
+        sys.modules.pop("nearby_objects", None)
+    assert bytes(open_store((tmp_path / "objects").as_uri()).get(ref)) == content

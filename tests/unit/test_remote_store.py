@@ -20,6 +20,7 @@ from flash_plugins.objects.parallel import side_by_side
 from flash_plugins.objects.remote import MIN_AGE_S, REFRESH_S, TRUST_S, RemoteStore
 from flash_plugins.objects.s3 import BucketKeys
 from flash_plugins.objects.volume import FolderKeys
+from flash_plugins.worker.stores import open_remote
 from tests.s3_server import ACCESS, BUCKET, S3Server, s3_server
 
 CONTENT = b"some content" * 100
@@ -325,3 +326,23 @@ def test_side_by_side_keeps_the_order_and_raises_what_failed() -> None:
     with pytest.raises(ValueError):  # noqa: PT011  the class is what matters
         side_by_side([lambda n=n: fail(n) for n in range(1000)], at_once=2)  # type: ignore[misc]
     assert len(begun) <= 2
+
+
+def test_a_worker_with_the_volume_reads_files_and_any_other_needs_keys(
+    server: S3Server, location: S3Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith(("AWS_", "FLASH_PLUGINS_S3"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    open_store(location.url, access=ACCESS).put(REF, memoryview(CONTENT))
+    before = len(server.requests())
+    monkeypatch.setenv("RUNPOD_VOLUME_ID", BUCKET)
+    monkeypatch.setenv("FLASH_PLUGINS_VOLUME_PATH", str(server.folder / BUCKET))
+    assert bytes(open_remote(location.url).get(REF)) == CONTENT
+    assert server.requests()[before:] == []
+    monkeypatch.setenv("RUNPOD_VOLUME_ID", "another")
+    with pytest.raises(StoreError, match=r"for workers in the endpoint's env="):
+        open_remote(location.url).get(REF)
+    monkeypatch.setenv("FLASH_PLUGINS_S3_ACCESS_KEY", ACCESS.access_key)
+    monkeypatch.setenv("FLASH_PLUGINS_S3_SECRET_KEY", ACCESS.secret_key)
+    assert bytes(open_remote(location.url).get(REF)) == CONTENT

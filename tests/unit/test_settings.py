@@ -16,15 +16,16 @@ import flash_plugins
 from flash_plugins import AuthenticationError, ConfigError, Endpoint, process
 from flash_plugins.platforms import api
 from flash_plugins.platforms.choice import CloudPlatform, LocalPlatform, choose
-from flash_plugins.settings import Settings, is_ci, worker_endpoint
+from flash_plugins.settings import ObjectSettings, Settings, image_rules, is_ci, object_settings, worker_endpoint
 
+S3_KEYS = ("FLASH_PLUGINS_S3_ACCESS_KEY", "FLASH_PLUGINS_S3_SECRET_KEY")
 KEY = "rpa_S3CRETS3CRETS3CRET"
 
 
 @pytest.fixture(autouse=True)
 def nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No variable of ours, and an empty home."""
-    for name in ("FLASH_PLATFORM", "FLASH_PROGRESS", "CI"):
+    for name in ("FLASH_PLATFORM", "FLASH_PROGRESS", "CI", "FLASH_PLUGINS_OBJECTS", *S3_KEYS):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
 
@@ -323,3 +324,62 @@ def test_an_endpoint_can_be_made_with_settings_that_are_wrong(monkeypatch: pytes
     monkeypatch.setenv("FLASH_PLATFORM", "nowhere")
     made: Any = Endpoint(name="e")(lambda: 1)
     assert made.local() == 1
+
+
+def test_no_store_is_set_by_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert object_settings() == ObjectSettings()
+
+
+def test_the_store_comes_from_its_variable_then_the_program_then_the_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, configured: None
+) -> None:
+    project = tmp_path / "project"
+    (project / "below").mkdir(parents=True)
+    file = project / "flash-plugins.toml"
+    file.write_text("objects = 's3://from-file/p'\n[local.images]\n'a' = 'b'\n")
+    monkeypatch.chdir(project / "below")
+    assert process.objects_setting() == ObjectSettings("s3://from-file/p", str(file))
+    assert [rule.pattern for rule in image_rules()] == ["a"]
+    flash_plugins.configure(objects="s3://from-program")
+    assert process.objects_setting().url == "s3://from-program/flash-plugins"
+    assert process.settings().platform is None
+    monkeypatch.setenv("FLASH_PLUGINS_OBJECTS", "s3://from-variable?region=EU-RO-1")
+    found = process.objects_setting()
+    assert (found.url, found.source) == ("s3://from-variable/flash-plugins?region=EU-RO-1", "FLASH_PLUGINS_OBJECTS")
+    monkeypatch.setenv("FLASH_PLUGINS_OBJECTS", "off")
+    assert process.objects_setting().is_off
+    assert process.objects_setting().url is None
+
+
+@pytest.mark.parametrize("url", ["bucket", "s3://", "file:here"])
+def test_a_wrong_store_is_an_error_where_it_is_set(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, configured: None, url: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"flash_plugins\.configure: object store"):
+        flash_plugins.configure(objects=url)
+    assert process.objects_setting() == ObjectSettings()
+    (tmp_path / "flash-plugins.toml").write_text(f"objects = '{url}'")
+    with pytest.raises(ConfigError, match=r"flash-plugins\.toml: object store"):
+        object_settings()
+
+
+def test_a_store_in_a_file_must_be_a_text(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "flash-plugins.toml").write_text("objects = 5")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="objects must be a URL"):
+        object_settings()
+
+
+def test_the_keys_of_a_bucket_are_two_and_never_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(S3_KEYS[0], " user_1 ")
+    with pytest.raises(ConfigError, match="FLASH_PLUGINS_S3_SECRET_KEY is not"):
+        object_settings()
+    monkeypatch.setenv(S3_KEYS[1], "rps_2\n")
+    found = object_settings()
+    assert found.access is not None
+    assert (found.access.access_key, found.access.secret_key) == ("user_1", "rps_2")
+    assert "user_1" not in repr(found)
+    assert "rps_2" not in repr(found)
