@@ -61,8 +61,8 @@ class EndpointAttributes:
 
     @property
     def is_load_balanced(self) -> bool:
-        """Whether it has routes."""
-        return len(self.routes) > 0
+        """Whether it has routes, or its functions are called by `transport="load_balanced"`."""
+        return len(self.routes) > 0 or self.transport == "load_balanced"
 
     @property
     def workers_min(self) -> int:
@@ -95,6 +95,11 @@ class EndpointAttributes:
     def max_concurrency(self) -> int:
         """Calls that one worker runs at once."""
         return self.config.max_concurrency
+
+    @property
+    def transport(self) -> str:
+        """How calls of decorated functions get to workers: `queue` or `load_balanced`."""
+        return self.config.transport
 
     @property
     def dependencies(self) -> Sequence[str] | str | None:

@@ -71,6 +71,7 @@ class EndpointParameters(TypedDict, total=False):
     min_cuda_version: CudaVersion | str
     python_version: str | None
     max_concurrency: int
+    transport: Literal["queue", "load_balanced"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,14 +102,19 @@ class EndpointConfig:
             Default None.
         scaler_type: QUEUE_DELAY (default) or REQUEST_COUNT.
         scaler_value: QUEUE_DELAY: seconds a request waits before workers are added, at least 0.5.
-            REQUEST_COUNT: requests per worker, at least 1. Default 4. Where neither this nor `scaler_type`
-            is given the local platform adds workers after half a second: starting one costs nothing there.
+            REQUEST_COUNT: requests per worker, at least 1. Default 4, and `max_concurrency` where `transport` is
+            `"load_balanced"`. Where neither this nor `scaler_type` is given, the local platform adds workers to a
+            queue after half a second: starting one costs nothing there.
         datacenter: Data centers allowed. Default empty: all of them, or those of the volumes. No effect locally.
         template: Settings of the container that have no parameter of their own. Default none.
         min_cuda_version: Lowest CUDA version of the GPU machines. Default 12.8.
         python_version: Python of the workers, such as `"3.12"`. Default None: the caller's. Decorated code travels
             between equal versions only.
         max_concurrency: Calls that one worker runs at once. Default 1.
+        transport: How calls of decorated functions get to workers. `"queue"` (default): as jobs, which the platform
+            keeps until a worker takes them, and runs again where one was lost. `"load_balanced"`: as HTTP requests
+            straight to a worker, in less time, up to 30 MB each way, and to a certain worker where that is asked for;
+            nothing is kept or repeated by the platform.
         packages: Top-level packages that define what is decorated, no parameter of `Endpoint`: what an adapter
             sends to workers needs the adapter there. Not part of the fingerprint.
         has_default_scaling: Whether neither `scaler_type` nor `scaler_value` was given, no parameter of `Endpoint`.
@@ -138,6 +144,7 @@ class EndpointConfig:
     min_cuda_version: CudaVersion = CudaVersion.V12_8
     python_version: str | None = None
     max_concurrency: int = 1
+    transport: Literal["queue", "load_balanced"] = "queue"
     packages: frozenset[str] = field(default=frozenset(), repr=False, compare=False)
     has_default_scaling: bool = field(default=False, repr=False, compare=False)
     has_default_scaler_type: bool = field(default=True, repr=False, compare=False)
@@ -162,8 +169,17 @@ class EndpointConfig:
         cpu = parse_cpus(given["cpu"]) if "cpu" in given else ()
         is_gpu_default = "gpu" not in given and not cpu
         gpu = () if cpu or (is_gpu_default and "id" in given) else parse_gpus(given.get("gpu", GpuGroup.ANY))
-        scaler = _member(ServerlessScalerType, "scaler_type", given.get("scaler_type", "QUEUE_DELAY"))
+        transport = _check_transport(given.get("transport", "queue"))
+        is_balanced = transport == "load_balanced"
+        usual = ServerlessScalerType.REQUEST_COUNT if is_balanced else ServerlessScalerType.QUEUE_DELAY
+        scaler = _member(ServerlessScalerType, "scaler_type", given.get("scaler_type", usual))
+        concurrency = _check_int("max_concurrency", given.get("max_concurrency", 1), 1)
         volumes = parse_volumes(given["volume"]) if "volume" in given else ()
+        if is_balanced and scaler is not usual:
+            raise ConfigError(
+                f"Endpoint(transport={transport!r}, scaler_type={scaler.value!r}): load-balanced endpoints scale by "
+                "REQUEST_COUNT only; leave scaler_type out"
+            )
         return cls(
             name=_check_name(name),
             id=_check_text("id", given.get("id")),
@@ -181,14 +197,15 @@ class EndpointConfig:
             flashboot=_check_flag("flashboot", given.get("flashboot", True)),
             image=_check_text("image", given.get("image")),
             scaler_type=scaler,
-            scaler_value=_check_scaler_value(scaler, given.get("scaler_value", 4)),
+            scaler_value=_check_scaler_value(scaler, given.get("scaler_value", concurrency if is_balanced else 4)),
             datacenter=_check_datacenters(given.get("datacenter", ()), volumes),
             template=_check_template(given.get("template")),
             min_cuda_version=_member(CudaVersion, "min_cuda_version", given.get("min_cuda_version", CudaVersion.V12_8)),
             python_version=_check_python(given.get("python_version")),
             has_default_scaling=not {"scaler_type", "scaler_value"} & given.keys(),
             has_default_scaler_type="scaler_type" not in given,
-            max_concurrency=_check_int("max_concurrency", given.get("max_concurrency", 1), 1),
+            max_concurrency=concurrency,
+            transport=transport,
         )
 
     def with_name(self, name: str) -> EndpointConfig:
@@ -208,6 +225,11 @@ class EndpointConfig:
             )
         kind = ServerlessScalerType.REQUEST_COUNT
         return replace(self, scaler_type=kind, scaler_value=_check_scaler_value(kind, self.scaler_value))
+
+    @property
+    def kind(self) -> api.EndpointKind:
+        """How an endpoint with decorated code takes its calls."""
+        return api.EndpointKind.LOAD_BALANCER if self.transport == "load_balanced" else api.EndpointKind.QUEUE
 
     def with_packages(self, packages: Iterable[str]) -> EndpointConfig:
         """Return the same config with more `packages`."""
@@ -362,8 +384,20 @@ def _check_client(name: object, given: Mapping[str, Any]) -> None:
             f"Endpoint(id={given['id']!r}, image={given['image']!r}): an id stands for an endpoint that exists, an "
             "image for one to be created; give one of the two"
         )
+    for mode in ("id", "image"):
+        if mode in given and "transport" in given:
+            raise ConfigError(
+                f"Endpoint({mode}={given[mode]!r}, transport={given['transport']!r}): transport says how calls of "
+                f"decorated code get to workers, and with {mode} there is none; leave transport out"
+            )
     if "image" in given and name is None:
         raise ConfigError(f"Endpoint(image={given['image']!r}): give name=…, under which the endpoint is created")
+
+
+def _check_transport(value: object) -> Literal["queue", "load_balanced"]:
+    if value == "queue" or value == "load_balanced":
+        return value
+    raise ConfigError(f"Endpoint(transport={value!r}): give one of 'queue', 'load_balanced'")
 
 
 def _check_text(parameter: str, value: object) -> str | None:

@@ -54,7 +54,7 @@ class OwnTarget:
     @property
     def idle_timeout_s(self) -> float | None:
         """As `Target.idle_timeout_s`."""
-        return self._endpoint.config.idle_timeout if self._endpoint.routes else None
+        return self._endpoint.config.idle_timeout if self._endpoint.is_load_balanced else None
 
     async def resolve(self, session: Session, kind: EndpointKind | None, *, needs_code: bool = True) -> EndpointHandle:
         """As `Target.resolve`."""
@@ -62,7 +62,7 @@ class OwnTarget:
         endpoint._check_callable()
         if not endpoint.declares_code:
             return await NamedTarget(str(endpoint.name)).resolve(session, kind)
-        own = EndpointKind.LOAD_BALANCER if endpoint.routes else EndpointKind.QUEUE
+        own = EndpointKind.LOAD_BALANCER if endpoint.is_load_balanced else EndpointKind.QUEUE
         if kind is not None and kind is not own:
             raise other_kind(self.words, own)
         if not needs_code:
@@ -70,13 +70,13 @@ class OwnTarget:
             if found is not None and found.kind is own:
                 return found
         config, streams = endpoint.config, endpoint._streams
-        if own is EndpointKind.QUEUE:
+        if not endpoint.routes:
             config, streams = session.claim(config, streams=streams)
         routes = tuple((route.method, route.path, id(route.function)) for route in endpoint.routes)
         version = (own, config.version, streams, routes, *map(id, endpoint._targets))
 
         async def deploy() -> EndpointHandle:
-            if own is EndpointKind.LOAD_BALANCER and config.max_concurrency != 1:
+            if endpoint.routes and config.max_concurrency != 1:
                 logger.warning(
                     "endpoint %r has routes, and its workers take requests as they come: max_concurrency=%d is ignored",
                     config.name,
@@ -113,7 +113,7 @@ async def plan_of(endpoint: Endpoint, session: Session, kind: EndpointKind | Non
     if not endpoint.declares_code:
         raise ConfigError(f"endpoint {endpoint.name!r} declares nothing that could be deployed")
     endpoint._check_callable()
-    own = EndpointKind.LOAD_BALANCER if endpoint.routes else EndpointKind.QUEUE
+    own = EndpointKind.LOAD_BALANCER if endpoint.is_load_balanced else EndpointKind.QUEUE
     packed, _ = in_thread(lambda: _packed(endpoint))  # without beginning the endpoints whose functions it calls
     return await session.plan(endpoint.config, kind=own, streams=endpoint._streams, cargo=await packed)
 

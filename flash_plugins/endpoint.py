@@ -17,6 +17,7 @@ from .config import EndpointConfig, EndpointParameters
 from .deployment import OwnTarget
 from .errors import ConfigError, NotFoundError
 from .hardware import ServerlessType
+from .payload import JOB, REQUEST, STREAM_JOB, Carriage
 from .pending import Pending
 from .platforms.api import EndpointKind
 from .remote import RemoteClass, RemoteFunction, RemoteGenerator, is_generator, note_travel
@@ -64,7 +65,7 @@ class Endpoint(EndpointAttributes):
         parameters: As described by `EndpointConfig`: id, gpu, cpu, workers, idle_timeout, dependencies,
             system_dependencies, accelerate_downloads, volume, datacenter, env, gpu_count, execution_timeout_ms,
             flashboot, image, scaler_type, scaler_value, template, min_cuda_version, python_version,
-            max_concurrency.
+            max_concurrency, transport.
 
     Raises:
         UnknownParameterError: A keyword is no parameter; the closest one is suggested.
@@ -191,6 +192,11 @@ class Endpoint(EndpointAttributes):
             raise ConfigError(
                 f"endpoint {self.name!r} decorates {self._targets[0]!r}, so it is a queue, and cannot also have the "
                 f"route {method} {path!r}: routes need an Endpoint of their own"
+            )
+        if "transport" in self._given:
+            raise ConfigError(
+                f"endpoint {self.name!r} has transport={self.transport!r} and the route {method} {path!r}: transport "
+                "says how calls of decorated functions get to workers; an Endpoint with routes takes none"
             )
         self.routes.check(method, path)
 
@@ -355,12 +361,20 @@ class Endpoint(EndpointAttributes):
         return bool(self._targets or self.routes)
 
     def _note_streams(self, remote: RemoteClass[..., Any] | RemoteFunction[..., Any]) -> None:
+        if self.is_load_balanced:
+            return  # its workers run either kind
         if remote._streams and not self._streams and self._is_used:
             raise ConfigError(
                 f"endpoint {self.name!r} was called already, with functions that return; generator functions need "
                 "workers that stream: decorate all before the first call, or use an endpoint of another name"
             )
         self._streams = self._streams or remote._streams
+
+    @property
+    def _carriage(self) -> Carriage:
+        if self.is_load_balanced:
+            return REQUEST
+        return STREAM_JOB if self._streams else JOB
 
     def _check_callable(self) -> None:
         if self.config.name is None:
@@ -383,7 +397,7 @@ class Endpoint(EndpointAttributes):
         self, envelope: CallEnvelope, *, function_name: str, is_generator: bool, options: CallOptions
     ) -> Call[Any]:
         self._check_callable()
-        if options.worker is not None and getattr(self.config, "transport", None) != "load_balanced":
+        if options.worker is not None and not self.is_load_balanced:
             raise ConfigError(
                 f"{function_name}() was called with_options(worker={options.worker!r}), and endpoint {self.name!r} is "
                 "a queue, from which any worker takes any call; workers can be chosen where it is load-balanced"

@@ -25,17 +25,21 @@ from __future__ import annotations
 import binascii
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from .batches import CallResult, join_parts, pack_results, split_parts, unpack_results
 from .errors import EnvelopeError, PayloadTooLarge
+from .platforms import api
 
 __all__ = [
+    "JOB",
+    "REQUEST",
+    "STREAM_JOB",
     "CallEnvelope",
+    "Carriage",
     "Outcome",
-    "check_parts",
     "check_size",
     "decode_failure_text",
     "decode_outcome",
@@ -87,15 +91,34 @@ def encoded_size(raw_bytes: int) -> int:
     return (raw_bytes + 2) // 3 * 4
 
 
-def check_parts(raw_bytes: Mapping[str, int], limit_bytes: int, what: str) -> None:
-    """As `check_size`, for what is not encoded yet; the message has the size of each part.
+@dataclass(frozen=True, slots=True)
+class Carriage:
+    """What takes calls to workers.
 
-    Raises:
-        PayloadTooLarge: Together the parts are over `limit_bytes` once encoded.
+    Attributes:
+        max_bytes: Most that it takes for one call.
+        size: Returns how many bytes of that so many take.
     """
-    sizes = {part: encoded_size(size) for part, size in raw_bytes.items()}
-    if (total := sum(sizes.values())) > limit_bytes:
-        check_size(total, limit_bytes, f"{what} ({', '.join(f'{p}: {s / 1e6:.1f} MB' for p, s in sizes.items())})")
+
+    max_bytes: int
+    size: Callable[[int], int]
+
+    def check(self, raw_bytes: Mapping[str, int], what: str) -> None:
+        """As `check_size`, for what is not encoded yet; the message has the size of each part.
+
+        Raises:
+            PayloadTooLarge: Together the parts are over the limit.
+        """
+        sizes = {part: self.size(size) for part, size in raw_bytes.items()}
+        if (total := sum(sizes.values())) > self.max_bytes:
+            listed = ", ".join(f"{part}: {size / 1e6:.1f} MB" for part, size in sizes.items())
+            check_size(total, self.max_bytes, f"{what} ({listed})")
+
+
+#: Jobs, whose contents are base64; jobs of endpoints that stream; requests to load-balanced workers.
+JOB = Carriage(api.RUNSYNC_MAX_BYTES, encoded_size)
+STREAM_JOB = Carriage(api.RUN_MAX_BYTES, encoded_size)
+REQUEST = Carriage(api.BALANCED_BODY_MAX_BYTES - api.BALANCED_MARGIN_BYTES, lambda size: size)
 
 
 #: What to do about a call that is too large, and about a result.

@@ -18,8 +18,7 @@ from .dispatcher import Call, StreamCall
 from .errors import UnpicklableError
 from .mapping import Mappable
 from .options import NO_OPTIONS, CallOptions, OptionParameters
-from .payload import CallEnvelope, check_parts, digest_of
-from .platforms import api
+from .payload import CallEnvelope, Carriage, digest_of
 from .settings import worker_endpoint
 
 if TYPE_CHECKING:
@@ -75,7 +74,7 @@ class _Shipped:
         self,
         arguments: tuple[Any, ...],
         *,
-        streams: bool,
+        carriage: Carriage,
         method: str | None = None,
         instance: _Blob | None = None,
     ) -> CallEnvelope:
@@ -83,7 +82,7 @@ class _Shipped:
 
         Raises:
             UnpicklableError: The function or an argument cannot be pickled.
-            PayloadTooLarge: Arguments, function and source together are over the limit of one job.
+            PayloadTooLarge: Arguments, function and source together are over the limit of one call.
         """
         where = f"{self._name}()" if method is None else f"{self._name}.{method}()"
         try:
@@ -100,7 +99,7 @@ class _Shipped:
             blobs[bundle.digest] = bundle.data
             installed |= bundle.installed
         parts = {"arguments": len(packed.data), "code": sum(map(len, blobs.values()))}
-        check_parts(parts, api.RUN_MAX_BYTES if streams else api.RUNSYNC_MAX_BYTES, f"a call of {where}")
+        carriage.check(parts, f"a call of {where}")
         return CallEnvelope(
             code=shipped.digest,
             args=packed.data,
@@ -189,14 +188,14 @@ class RemoteFunction(_Optioned, Mappable[T], Generic[P, T]):
 
         Raises:
             UnpicklableError: The function or an argument cannot be pickled.
-            PayloadTooLarge: The arguments are over the limit of one job.
+            PayloadTooLarge: The arguments are over the limit of one call.
             ConfigError: The endpoint allows no worker, the settings name no platform, or an option does not go with
                 the endpoint.
         """
         if worker_endpoint() == self.endpoint.name:
             return _in_place(self.endpoint, self._function, args, kwargs, self._shipped._name)
         with starting_others(self.endpoint):
-            envelope = self._shipped.envelope((args, kwargs), streams=self.endpoint._streams)
+            envelope = self._shipped.envelope((args, kwargs), carriage=self.endpoint._carriage)
         return self.endpoint._submit(
             envelope, function_name=self._shipped._name, is_generator=self._streams, options=self._options
         )
@@ -322,7 +321,7 @@ class RemoteMethod(_Optioned, Mappable[Any]):
         with starting_others(remote_class.endpoint):
             envelope = shipped.envelope(
                 (args, kwargs),
-                streams=remote_class.endpoint._streams,
+                carriage=remote_class.endpoint._carriage,
                 method=self._name,
                 instance=self._instance._arguments,
             )

@@ -14,10 +14,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from ..dispatcher.readiness import says_no_worker, start_error, start_failure
 from ..errors import ConfigError, PayloadTooLarge, RemoteError
 from ..platforms import api
 from .jsonable import to_json
-from .readiness import says_no_worker, start_error, start_failure
 
 if TYPE_CHECKING:
     import httpx

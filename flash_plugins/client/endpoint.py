@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, overload
 
+from ..dispatcher.readiness import Readiness
 from ..dispatcher.window import Patience
 from ..errors import ApiError, ConfigError, NotFoundError, PayloadTooLarge, PlatformUnavailable
 from ..pending import Pending
@@ -19,7 +20,6 @@ from ..platforms.api import EndpointKind
 from .balanced import BalancedRequest, checked_timeout
 from .job import EndpointJob, JobStream
 from .jsonable import to_json
-from .readiness import Readiness
 from .routecall import decoder_of, request_of
 from .targets import is_not_found, was_not_sent
 

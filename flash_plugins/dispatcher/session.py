@@ -24,6 +24,7 @@ from ..payload import CallEnvelope
 from ..platforms import api
 from ..platforms.packages import installation_env, worker_packages
 from ..settings import Settings
+from .balanced_lane import BalancedLane
 from .call import Call
 from .claims import Claims
 from .deployments import Deployments
@@ -271,7 +272,7 @@ class Session:
         is_balanced = kind is api.EndpointKind.LOAD_BALANCER
         env = {**_worker_env(str(config.name), streams=streams), **installation_env(config)}
         if is_balanced:
-            env[api.HANDLER_ENV] = api.HANDLER_HTTP
+            env[api.HANDLER_ENV] = api.HANDLER_CALLS if config.kind is kind else api.HANDLER_HTTP
         if config.system_dependencies and not client.connection.runs_images and config.name not in self._told_skipped:
             self._told_skipped.add(str(config.name))
             self.tell(
@@ -390,7 +391,8 @@ class Session:
             self._replaced = [lane for lane in self._replaced if lane.submissions]
             for other in [other for other in self._lanes if other[0] == name]:
                 self._replaced.append(self._lanes.pop(other))
-            self._lanes[key] = QueueLane(self, config, streams=streams)
+            kind = BalancedLane if config.kind is api.EndpointKind.LOAD_BALANCER else QueueLane
+            self._lanes[key] = kind(self, config, streams=streams)
         return self._lanes[key]
 
     def _submissions(self) -> list[Submission]:

@@ -207,11 +207,18 @@ ACCELERATE_ENV: Final = "FLASH_PLUGINS_ACCELERATE_DOWNLOADS"
 #: Load-balanced endpoints: largest body each way in bytes, longest request, longest wait for a worker, and for one
 #: certain worker, in seconds (Runpod's load balancing documentation, 2026-08).
 BALANCED_BODY_MAX_BYTES: Final = 30_000_000
+#: Bytes of it that calls of ours keep free for what is not a content: heads of envelopes, output of the call.
+BALANCED_MARGIN_BYTES: Final = 500_000
 BALANCED_REQUEST_TIMEOUT_S: Final = 330.0
 BALANCED_WORKER_WAIT_S: Final = 120.0
 BALANCED_AFFINITY_WAIT_S: Final = 300.0
 #: Header that names the worker that answered; sent back it asks for that worker: `ID`, `strict ID`, `strict-resume ID`.
 WORKER_ID_HEADER: Final = "X-Runpod-Worker-Id"
+#: What the body of an answer says where that worker does not run any more, and where it was not there in time.
+AFFINITY_GONE_ERROR: Final = "affinity_worker_gone"
+AFFINITY_TIMEOUT_ERROR: Final = "worker_timeout"
+#: What it says on the local platform where a worker has its request surely not got.
+WORKER_UNREACHED_TEXT: Final = "cannot be reached on port"
 #: What the body of an answer says when there is no worker, in whatever status it comes.
 NO_WORKERS_ERROR: Final = "no workers available"
 #: Environment of a load-balanced worker: where it serves, and where its health is asked: 200 healthy, 204 starting.

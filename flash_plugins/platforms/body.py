@@ -98,7 +98,8 @@ def notes_of(wanted: Wanted) -> list[str]:
         for cpu in config.cpu
         if cpu.vcpu < CPU_FLAVOR_MIN_VCPU
     ]
-    if wanted.kind is EndpointKind.LOAD_BALANCER and config.max_concurrency != 1:
+    is_called = config.kind is EndpointKind.LOAD_BALANCER
+    if wanted.kind is EndpointKind.LOAD_BALANCER and not is_called and config.max_concurrency != 1:
         notes.append(
             f"endpoint {config.name!r}: max_concurrency={config.max_concurrency} has no effect on a load-balanced "
             "endpoint, whose workers take requests as they come; scaler_value says how many each should have"
@@ -131,6 +132,8 @@ def _environment(wanted: Wanted) -> dict[str, str]:
     if wanted.kind is EndpointKind.LOAD_BALANCER:
         port = env.setdefault(api.PORT_ENV, str(api.BALANCED_PORT_DEFAULT))
         env.setdefault(api.PORT_HEALTH_ENV, port)
+        if config.kind is EndpointKind.LOAD_BALANCER:
+            env[api.CALLS_AT_ONCE_ENV] = str(config.max_concurrency)
     elif config.image is None or config.max_concurrency != 1:
         env[api.MAX_CONCURRENCY_ENV] = str(config.max_concurrency)
     return env

@@ -8,15 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import binary
-from ..payload import Outcome, encode_failure_text, encoded_size
+from ..payload import REQUEST, Outcome, encode_failure_text, encoded_size
 from ..platforms import api
 
 __all__ = ["CHUNK_REMEDY", "Form", "form_of"]
 
 #: What to do about a value that is too large for one chunk.
 CHUNK_REMEDY = "yield smaller parts, or return the whole"
-#: Bytes of an answer that are kept free for what is not its content: heads, output of the call.
-_BESIDE_BYTES = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,5 +50,4 @@ def _packed(outcome: Outcome) -> bytes:
 
 
 _JOB = Form(api.RUN_MAX_BYTES, api.STREAM_CHUNK_MAX_BYTES, _encoded, Outcome.encode, encoded_size)
-_REQUEST_BYTES = api.BALANCED_BODY_MAX_BYTES - _BESIDE_BYTES
-_REQUEST = Form(_REQUEST_BYTES, _REQUEST_BYTES, _packed, _packed, lambda size: size)
+_REQUEST = Form(REQUEST.max_bytes, REQUEST.max_bytes, _packed, _packed, REQUEST.size)

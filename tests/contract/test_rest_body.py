@@ -34,7 +34,7 @@ from flash_plugins.config import EndpointParameters
 from flash_plugins.dispatcher.session import _worker_env
 from flash_plugins.platforms import api
 from flash_plugins.platforms.api import EndpointKind
-from flash_plugins.platforms.body import Wanted, endpoint_body, managed_names
+from flash_plugins.platforms.body import Wanted, endpoint_body, managed_names, notes_of
 from flash_plugins.platforms.changes import difference_of
 from flash_plugins.platforms.models import EndpointInfo, VolumeInfo
 from tests.support import ROOT
@@ -138,10 +138,14 @@ def configs(draw: st.DrawFn, *, family: str | None = None) -> EndpointConfig:
         "min_cuda_version": draw(st.sampled_from(CudaVersion)),
         "python_version": draw(st.sampled_from([None, PYTHON])),
         "max_concurrency": draw(st.integers(1, 100)),
+        "transport": None if image is not None else draw(st.sampled_from(["queue", "load_balanced"])),
     }
+    if parameters["transport"] == "load_balanced" and not by_count:
+        del parameters["scaler_type"], parameters["scaler_value"]
     # A new one needs a line here; an endpoint of an id is not provisioned.
-    assert set(parameters) | {"gpu", "cpu", "id"} == set(EndpointParameters.__annotations__)
-    if not by_count and draw(st.booleans()):
+    left_out = {"gpu", "cpu", "id", "scaler_type", "scaler_value"}
+    assert set(parameters) | left_out == set(EndpointParameters.__annotations__)
+    if "scaler_type" in parameters and not by_count and draw(st.booleans()):
         del parameters["scaler_type"], parameters["scaler_value"]
     return EndpointConfig.from_parameters(draw(names), parameters)
 
@@ -157,8 +161,10 @@ def wanted_of(
     streams: bool = False,
     cargo: Mapping[str, str] | None = None,
 ) -> Wanted:
-    """The endpoint; one that could not have routes is a queue."""
-    if kind is EndpointKind.LOAD_BALANCER:
+    """The endpoint; one that could not have routes is a queue, unless its calls go through a load balancer."""
+    if config.kind is EndpointKind.LOAD_BALANCER:
+        kind = config.kind
+    elif kind is EndpointKind.LOAD_BALANCER:
         try:
             config.for_routes()
         except ConfigError:
@@ -411,6 +417,21 @@ def test_a_load_balanced_endpoint_in_full() -> None:
     assert body["args"] == "start"
     assert {"PORT": "80", "PORT_HEALTH": "80", "A": "1"}.items() <= body["env"].items()
     assert api.MAX_CONCURRENCY_ENV not in body["env"]
+
+
+def test_a_load_balanced_endpoint_of_functions_in_full() -> None:
+    parameters = {"cpu": "cpu5c-2-4", "workers": 5, "transport": "load_balanced", "max_concurrency": 8}
+    config = EndpointConfig.from_parameters("calls", parameters)
+    wanted = Wanted(config, {api.PYTHON_ENV: "3.12"}, config.kind)
+    body = endpoint_body(wanted, "start")
+    assert problems("CreateEndpointRequest", body) == []
+    assert body["type"] == "LOAD_BALANCER"
+    assert body["scaling"] == {"type": "REQUEST_COUNT", "requestCount": 8}
+    assert body["workers"] == {"min": 0, "max": 5, "idleTimeout": 60}
+    assert body["ports"] == ["80/http"]
+    assert {"PORT": "80", api.CALLS_AT_ONCE_ENV: "8"}.items() <= body["env"].items()
+    assert api.MAX_CONCURRENCY_ENV not in body["env"]
+    assert notes_of(wanted) == []
 
 
 def test_an_image_endpoint_in_full() -> None:

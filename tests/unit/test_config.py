@@ -283,6 +283,35 @@ assert list(f.map([])) == []
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_a_load_balanced_endpoint_scales_by_the_calls_that_a_worker_runs() -> None:
+    made = config(transport="load_balanced", max_concurrency=3)
+    assert (made.transport, made.kind.value) == ("load_balanced", "LOAD_BALANCER")
+    assert (made.scaler_type, made.scaler_value) == (ServerlessScalerType.REQUEST_COUNT, 3)
+    assert config(transport="load_balanced", scaler_value=2).scaler_value == 2
+    assert config(transport="queue") == config()
+    assert Endpoint(name="e", transport="load_balanced").is_load_balanced
+    assert not Endpoint(name="e").is_load_balanced
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({"transport": "lb"}, "'lb'.*'queue', 'load_balanced'"),
+        ({"transport": "load_balanced", "scaler_type": "QUEUE_DELAY"}, "REQUEST_COUNT only"),
+        ({"transport": "load_balanced", "id": "abc"}, "id='abc'.*leave transport out"),
+        ({"transport": "queue", "image": "some/image"}, "image='some/image'.*leave transport out"),
+    ],
+)
+def test_a_transport_that_cannot_be_is_refused(parameters: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        config(**parameters)
+
+
+def test_routes_have_no_transport() -> None:
+    with pytest.raises(ConfigError, match="transport='load_balanced' and the route GET '/x'"):
+        Endpoint(name="e", transport="load_balanced").get("/x")
+
+
 def test_an_endpoint_without_a_name_cannot_start() -> None:
     with pytest.raises(ConfigError, match="no name"):
         Endpoint().start()

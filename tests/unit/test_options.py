@@ -11,6 +11,7 @@ import pytest
 
 from flash_plugins import CallOptions, ConfigError, Endpoint, RemoteInstance, UnknownParameterError
 from flash_plugins.options import NO_OPTIONS
+from flash_plugins.payload import JOB
 
 endpoint = Endpoint(name="options", cpu="cpu5c-4-8")
 
@@ -61,7 +62,7 @@ def test_options_of_an_instance_are_those_of_its_methods() -> None:
 
 def test_options_are_no_part_of_the_code_that_travels() -> None:
     hasty = double.with_options(retries=3, run_timeout=5)
-    plain, optioned = (one._shipped.envelope(((1,), {}), streams=False) for one in (double, hasty))
+    plain, optioned = (one._shipped.envelope(((1,), {}), carriage=JOB) for one in (double, hasty))
     assert plain == optioned
     assert double._shipped is hasty._shipped
     assert "_options" not in double.__reduce_ex__(4)[2]

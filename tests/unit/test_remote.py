@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from flash_plugins import Endpoint, UnpicklableError
-from flash_plugins.payload import CallEnvelope
+from flash_plugins.payload import JOB, CallEnvelope
 from flash_plugins.remote import RemoteFunction
 
 endpoint = Endpoint(name="envelopes", cpu="cpu5c-4-8")
@@ -33,7 +33,7 @@ def function_of(remote: RemoteFunction[..., Any]) -> str:
 
 
 def envelope_of(remote: RemoteFunction[..., Any]) -> CallEnvelope:
-    return remote._shipped.envelope(((), {}), streams=False)
+    return remote._shipped.envelope(((), {}), carriage=JOB)
 
 
 def test_what_is_unchanged_is_the_same_code_and_what_changed_another(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +94,7 @@ def test_the_argument_that_cannot_be_pickled_is_named(
     kwargs = {key: lock if value == "?" else value for key, value in kwargs.items()}
     remote: Any = endpoint(target)
     with pytest.raises(UnpicklableError, match=rf"^{re.escape(name)} cannot be pickled: \['deep'\] is a _thread.lock"):
-        remote._shipped.envelope((args, kwargs), streams=False, method=method)
+        remote._shipped.envelope((args, kwargs), carriage=JOB, method=method)
 
 
 class Lazy:

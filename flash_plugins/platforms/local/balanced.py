@@ -170,7 +170,7 @@ class BalancedFleet(Crew[BalancedWorker]):
             is_there = worker is not None and not worker.is_leaving
             if is_there or (affinity.is_resuming and affinity.worker_id in self._resting):
                 return None
-            return Refusal(404, "affinity_worker_gone", f"worker {affinity.worker_id} does not run (any more)")
+            return Refusal(404, api.AFFINITY_GONE_ERROR, f"worker {affinity.worker_id} does not run (any more)")
         if self.spec.workers_max == 0:
             return Refusal(503, api.NO_WORKERS_ERROR, "workers.max of this endpoint is 0")
         return None
@@ -187,7 +187,7 @@ class BalancedFleet(Crew[BalancedWorker]):
             worker = self.workers.get(waiting.affinity.worker_id)
             state = "is not back" if worker is None else self._describe(worker)
             detail = f"worker {waiting.affinity.worker_id} {state} after {limit_s:g} s"
-            waiting.deliver(Refusal(400, "worker_timeout", detail))
+            waiting.deliver(Refusal(400, api.AFFINITY_TIMEOUT_ERROR, detail))
         else:
             # Of the log, the latest worker's end: the others say the same.
             states = "; ".join(f"worker {one.id} {self._describe(one)}" for one in list(self.workers.values())[-1:])

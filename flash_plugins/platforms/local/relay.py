@@ -115,7 +115,7 @@ def unreachable(worker: BalancedWorker, error: aiohttp.ClientConnectorError) -> 
     reason = error.os_error.strerror or str(error.os_error)
     return Refusal(
         502,
-        f"worker {worker.id} cannot be reached on port {worker.port}: {reason}",
+        f"worker {worker.id} {api.WORKER_UNREACHED_TEXT} {worker.port}: {reason}",
         f"it must listen on the port that the environment variable {api.PORT_ENV} names",
     )
 

@@ -10,7 +10,7 @@ import pytest
 
 import flash_plugins
 from flash_plugins import Endpoint, NoWorkers
-from flash_plugins.client import readiness
+from flash_plugins.dispatcher import readiness
 from tests.unit.client.scripted import Answer, ScriptedServer
 
 NONE_YET = Answer({"error": "no workers available"}, status=400)

@@ -43,17 +43,26 @@ class _Wait:
 
 
 class Readiness:
-    """What is known about the workers of one endpoint. Loop thread."""
+    """What is known about the workers of one endpoint. Loop thread.
+
+    Attributes:
+        reason: Why requests wait, None where they do not.
+    """
 
     def __init__(self) -> None:
         self._ready_until: dict[str, float] = {}
         self._told: str | None = None
+        self.reason: str | None = None
         self._waits: dict[str, _Wait] = {}
 
     def note(self, handle: EndpointHandle, idle_timeout_s: float) -> None:
         """A worker has answered just now."""
-        self._told = None
+        self._told = self.reason = None
         self._ready_until[handle.id] = time.monotonic() + max(idle_timeout_s - _MARGIN_S, 0.0)
+
+    def forget(self, handle: EndpointHandle) -> None:
+        """The platform says that there is no worker."""
+        self._ready_until.pop(handle.id, None)
 
     async def wait(
         self,
@@ -99,6 +108,7 @@ class Readiness:
         from ..platforms.diagnosis import Cause, Watcher
 
         began_at = looked_at = time.monotonic()
+        self.reason = "it has no worker yet: one is starting"
         watcher = Watcher(client.rest, handle.id, handle.name)
         while not await _is_ready(client, handle):
             now = time.monotonic()
@@ -112,6 +122,7 @@ class Readiness:
                     raise NoWorkers(
                         f"endpoint {handle.name!r} has no worker after {now - began_at:.0f} s: {found.text}"
                     )
+                self.reason = found.text
                 if self._told != found.cause:
                     self._told = found.cause
                     tell(f"requests of endpoint {handle.name!r} wait: {found.text}", handle.name)
