@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, TypeVar
@@ -123,11 +123,18 @@ class Account:
         env: Mapping[str, str] | None = None,
     ) -> Queue:
         """Create an endpoint whose workers run `script` with the interpreter of `sdk`."""
+        command = [str(sdk.python), str(WORKERS / script)]
+        return self.start(script.removesuffix(".py"), command, workers_max=workers_max, env=env)
+
+    def start(
+        self, name: str, command: Sequence[str], *, workers_max: int = 1, env: Mapping[str, str] | None = None
+    ) -> Queue:
+        """Create an endpoint whose workers are started with a command."""
         body = {
-            "name": script.removesuffix(".py"),
+            "name": name,
             "type": "QUEUE",
             "image": "python:3.12-slim",
-            "args": shlex.join([str(sdk.python), str(WORKERS / script)]),
+            "args": shlex.join(command),
             "env": dict(env or {}),
             "cpu": [{"id": "cpu3c", "vcpuCount": 2}],
             "scaling": {"type": "QUEUE_DELAY", "queueDelay": 0.5},

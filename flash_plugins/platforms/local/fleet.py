@@ -73,6 +73,9 @@ class Fleet(Crew[QueueWorker]):
     def _apply_spec(self, spec: EndpointSpec) -> None:
         super()._apply_spec(spec)
         self._cap = None if self._is_uncapped else spec.worker_cap
+        # A worker of ours whose handler does not stream sends results of a batch early, and at the end all of them.
+        is_ours, handler = api.ENDPOINT_NAME_ENV in spec.env, spec.env.get(api.HANDLER_ENV)
+        self._repeats_chunks = is_ours and handler != api.HANDLER_STREAMS
         ping_ms = float(spec.env.get(api.PING_INTERVAL_ENV, api.PING_INTERVAL_DEFAULT_MS))
         self._silence_limit_s = _PINGS_MISSED_MAX * max(1.0, ping_ms / 1000) + _SILENCE_EXTRA_S
 
@@ -350,7 +353,7 @@ class Fleet(Crew[QueueWorker]):
 
     def _recover(self, job: Job, worker: QueueWorker, what: str) -> None:
         """Queue a lost worker's job again, unless it has had its attempts or its output was seen already."""
-        if job.chunks_read:
+        if job.chunks_read and not self._repeats_chunks:
             advice = "part of its stream had been read, so it is not run again"
         elif job.attempts >= api.MAX_ATTEMPTS:
             advice = f"attempt {job.attempts} of {api.MAX_ATTEMPTS}"

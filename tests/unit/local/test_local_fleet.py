@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from flash_plugins.job import JobStatus
+from flash_plugins.platforms import api
 from flash_plugins.platforms.local.endpoints import update_endpoint
 from flash_plugins.platforms.local.wire import MalformedJson
 from tests.unit.local.local_fakes import Scene
@@ -195,6 +196,23 @@ def test_a_stream_that_was_read_in_part_is_not_run_again() -> None:
     scene.processes.exit(worker.id, 1)
     assert job.status is JobStatus.FAILED
     assert "part of its stream had been read" in json.loads(job.to_json())["error"]
+
+
+def test_results_that_were_read_early_come_again_when_their_job_is_run_again() -> None:
+    scene = Scene(env={api.ENDPOINT_NAME_ENV: "ours"})
+    job = scene.submit()
+    worker = scene.worker(0)
+    scene.poll(worker)
+    scene.fleet.job_chunk(worker, job.id, b'{"output": {"results": 1}}')
+    assert job.unread_chunks() == [b'{"results": 1}']
+    scene.processes.exit(worker.id, -9)
+    assert job.status is JobStatus.IN_QUEUE
+    another = scene.worker(1)
+    assert scene.poll(another) == [[job]]
+    scene.fleet.job_chunk(another, job.id, b'{"output": {"results": 2}}')
+    assert job.unread_chunks() == [b'{"results": 2}']
+    scene.done(another, job)
+    assert json.loads(job.to_json())["output"] != []
 
 
 def test_three_failed_starts_in_a_row_fail_the_queued_jobs_with_the_log() -> None:
