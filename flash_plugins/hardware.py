@@ -22,6 +22,7 @@ __all__ = [
     "CPU_FLAVOR_MIN_VCPU",
     "PRICE_DATE",
     "PRICE_SOURCE",
+    "S3_DATACENTERS",
     "CpuInstanceType",
     "CudaVersion",
     "DataCenter",
@@ -274,6 +275,28 @@ class DataCenter(StrEnum):
 
 #: Data centers where every CPU flavor is offered (runpod-flash 1.21; cpu3 flavors exist in more places).
 CPU_DATACENTERS: Final[frozenset[DataCenter]] = frozenset({DataCenter.EU_RO_1})
+
+
+#: Data centers whose network volumes have an S3 API (Runpod's documentation, 2026-08).
+S3_DATACENTERS: Final[frozenset[DataCenter]] = frozenset(
+    {
+        DataCenter.EU_CZ_1,
+        DataCenter.EU_RO_1,
+        DataCenter.EUR_IS_1,
+        DataCenter.EUR_NO_1,
+        DataCenter.US_CA_2,
+        DataCenter.US_GA_2,
+        DataCenter.US_IL_1,
+        DataCenter.US_KS_2,
+        DataCenter.US_MD_1,
+        DataCenter.US_MO_1,
+        DataCenter.US_MO_2,
+        DataCenter.US_NC_1,
+        DataCenter.US_NC_2,
+        DataCenter.US_NE_1,
+        DataCenter.US_WA_1,
+    }
+)
 
 
 class CudaVersion(StrEnum):

@@ -23,6 +23,8 @@ from flash_plugins import (
     ServerlessScalerType,
     ServerlessType,
 )
+from flash_plugins.hardware import S3_DATACENTERS
+from flash_plugins.objects.location import runpod_location
 from flash_plugins.resources import VOLUME_SIZE_RANGE_GB, NetworkVolume
 from flash_plugins.routes import RESERVED_PATHS
 from tests.support import ROOT
@@ -102,3 +104,10 @@ def test_defaults_are_those_of_the_package_that_is_replaced(facts: dict[str, Any
     assert (sizes["min"], sizes["max"]) == VOLUME_SIZE_RANGE_GB
     assert NetworkVolume(name="v").size == sizes["flash_default"]
     assert set(RESERVED_PATHS) >= set(facts["reserved_lb_paths"])
+
+
+def test_the_volumes_of_the_same_data_centers_have_an_s3_api_at_the_same_addresses(facts: dict[str, Any]) -> None:
+    assert {center.value for center in S3_DATACENTERS} == set(facts["s3_endpoints"])
+    for center, address in facts["s3_endpoints"].items():
+        location = runpod_location("volume", center)
+        assert (location.endpoint, location.region) == (address.rstrip("/"), center)
