@@ -3,19 +3,28 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from ..errors import StoreError
 from .parallel import side_by_side
-from .remote import MIN_AGE_S
+from .remote import MIN_AGE_S, RemoteStore
 from .store import ObjectEntry, ObjectStore
 
-__all__ = ["Cleaned", "clean", "overdue"]
+__all__ = ["Cleaned", "clean", "clean_daily", "clean_in_background", "overdue"]
+
+logger = logging.getLogger(__name__)
 
 #: Removals at once: each is a request, or two, of its own.
 _AT_ONCE: Final = 8
+#: Seconds without a use after which an object goes by itself: somebody pays for every gigabyte of a volume.
+UNUSED_MAX_S: Final = 30 * 86_400.0
+#: Seconds between two looks, whoever looks.
+_EVERY_S: Final = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +94,36 @@ def clean(
     removed_bytes = sum(entry.ref.size for entry in going)
     total_bytes = sum(entry.ref.size for entry in entries)
     return Cleaned(len(going), removed_bytes, len(entries) - len(going), total_bytes - removed_bytes)
+
+
+def clean_daily(store: RemoteStore, *, now: Callable[[], float] = time.time) -> Cleaned | None:
+    """Remove what nobody has used for `UNUSED_MAX_S`, unless somebody looked within a day: then None.
+
+    Raises:
+        StoreError: The store cannot be listed or written to.
+    """
+    last = store.noted_at("cleaned")
+    if last is not None and now() - last < _EVERY_S:
+        return None
+    store.note("cleaned")
+    return clean(store, max_age_s=UNUSED_MAX_S, now=now)
+
+
+def clean_in_background(store: RemoteStore) -> threading.Thread:
+    """Call `clean_daily` in a thread of its own, which ends with the process. What fails is logged."""
+
+    def work() -> None:
+        try:
+            done = clean_daily(store)
+        except StoreError as error:  # keys that may not list or delete are good enough for calls
+            logger.info("unused objects were not removed: %s", error)
+        else:
+            if done is not None and done.removed:
+                logger.info("removed %d objects of %s that nobody has used for 30 days", done.removed, store.url)
+
+    thread = threading.Thread(target=work, name="flash-clean", daemon=True)
+    thread.start()
+    return thread
 
 
 def _removal(store: ObjectStore, entry: ObjectEntry) -> Callable[[], None]:

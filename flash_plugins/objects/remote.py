@@ -3,6 +3,7 @@
 
     <prefix>/objects/ab/abcdef…   an object, named by its digest
     <prefix>/used/ab/abcdef…      empty; its time says when the object was last used, if that is later than its own
+    <prefix>/notes/…              empty; its time says when something was last done to the whole store
 
 A use is written down only when the last one that is known is hours old, so that a thousand calls over one array cost
 one mark. Nothing can hold an object in such a store: it is kept by its age, which `MIN_AGE_S` sets beyond the longest
@@ -190,6 +191,23 @@ class RemoteStore:
         self._seen.pop(ref.digest, None)
         self._keys.remove(_object_key(ref.digest))
         self._keys.remove(_mark_key(ref.digest))
+
+    def noted_at(self, what: str) -> float | None:
+        """Return when `note` was last called for this by anybody, seconds since 1970; None for never.
+
+        Raises:
+            StoreError: The store cannot be asked.
+        """
+        found = self._keys.look_up(f"notes/{what}")
+        return None if found is None else found.modified_at
+
+    def note(self, what: str) -> None:
+        """Note, for all who use the store, that something is done now.
+
+        Raises:
+            StoreError: The store cannot be written to.
+        """
+        self._keys.write(f"notes/{what}", memoryview(b""))
 
     def entries(self) -> Iterator[ObjectEntry]:
         """Iterate what is stored, in no order.

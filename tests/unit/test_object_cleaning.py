@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,10 @@ from typer.testing import CliRunner
 from flash_plugins.cli.app import app
 from flash_plugins.errors import ConfigError
 from flash_plugins.objects import Ref
-from flash_plugins.objects.cleaning import Cleaned, clean, overdue
+from flash_plugins.objects.cleaning import Cleaned, clean, clean_daily, clean_in_background, overdue
 from flash_plugins.objects.digest import digest_of
 from flash_plugins.objects.open import open_store
+from flash_plugins.objects.remote import RemoteStore
 from flash_plugins.objects.store import ObjectEntry
 from flash_plugins.platforms import api
 
@@ -71,6 +73,28 @@ def test_clean_removes_and_counts(store: Path) -> None:
     assert contents(store) == [b"new"]
     assert clean(open_store(store.as_uri()), everything=True) == Cleaned(1, 3, 0, 0)
     assert contents(store) == []
+
+
+def test_a_store_is_cleaned_once_a_day_whoever_uses_it(store: Path) -> None:
+    now = time.time()
+    opened = open_store(store.as_uri())
+    assert isinstance(opened, RemoteStore)
+    assert clean_daily(opened, now=lambda: now) == Cleaned(0, 0, 2, 7)
+    assert clean_daily(opened, now=lambda: now + DAY_S / 2) is None
+    assert clean_daily(opened, now=lambda: now + 25 * DAY_S) == Cleaned(1, 4, 1, 3)
+
+
+def test_cleaning_in_the_background_hurts_nobody(store: Path, tmp_path: Path) -> None:
+    for path in store.rglob("objects/*/*"):
+        os.utime(path, (NOW - 400 * DAY_S, NOW - 400 * DAY_S))
+    opened = open_store(store.as_uri())
+    assert isinstance(opened, RemoteStore)
+    clean_in_background(opened).join(60)
+    assert list(opened.entries()) == []
+    (tmp_path / "file").write_text("not a folder")
+    broken = open_store((tmp_path / "file").as_uri())
+    assert isinstance(broken, RemoteStore)
+    clean_in_background(broken).join(60)
 
 
 def run(*arguments: str, code: int = 0, answer: str | None = None) -> str:
