@@ -157,7 +157,7 @@ class LocalPlatform:
             MissingDependencyError: Its packages are not installed.
         """
         with self._lock:
-            if self._running is None or not self._running.is_alive():
+            if self._running is None or self._running.exit_reason() is not None:
                 if self._running is not None:
                     self._running.let_go()
                 self._running = local.find_running()

@@ -35,6 +35,9 @@ def nap(seconds, index=0):
 def processes():
     return [p.pid for p in psutil.Process().children(recursive=True)]
 
+def local_platform():
+    return next(p for p in psutil.Process().children() if "flash_plugins.platforms.local" in " ".join(p.cmdline()))
+
 def ready():
     nap(0).result(60)
     print("ready", *processes(), flush=True)
@@ -158,6 +161,51 @@ def test_a_killed_platform_is_a_clear_error_and_the_next_call_starts_another(tmp
         output, errors = process.communicate(timeout=DEADLINE_S)
         assert "{'PlatformUnavailable'}" in output, errors
         assert output.split()[-1] == "7", errors
+        nothing_is_left(pids, tmp_path)
+
+
+@pytest.mark.parametrize("end", ["guardian killed", "platform told to end"])
+def test_a_platform_that_ends_by_itself_cancels_nobodys_calls(tmp_path: Path, end: str) -> None:
+    body = f"""
+        ready()
+        calls = [nap(60) for _ in range(20)]
+        time.sleep(1.5)
+        platform = local_platform()
+        if {end!r} == "guardian killed":
+            next(p for p in platform.children() if "guardian" in " ".join(p.cmdline())).kill()
+        else:
+            platform.terminate()
+        errors = [c.exception(60) for c in calls]
+        print({{type(error).__name__ for error in errors}}, flush=True)
+        print(errors[0], flush=True)
+        print(nap(0, 7).result(60)[0], flush=True)
+    """
+    with script(body, tmp_path) as process:
+        pids = pids_of(process)
+        output, errors = process.communicate(timeout=DEADLINE_S)
+        assert "{'PlatformUnavailable'}" in output, (output, errors)
+        reason = "guardian of its workers was killed" if end == "guardian killed" else "told to by signal SIGTERM"
+        assert reason in output
+        assert output.split()[-1] == "7", errors
+        nothing_is_left(pids, tmp_path)
+
+
+def test_calls_made_while_a_platform_ends_move_on_to_the_next(tmp_path: Path) -> None:
+    body = """
+        ready()
+        platform = local_platform()
+        platform.terminate()
+        results = []
+        for index in range(40):  # before, amid and after its end
+            results.append(nap(0, index))
+            time.sleep(0.02)
+        print(sorted({type(c.exception(60)).__name__ for c in results}), flush=True)
+    """
+    with script(body, tmp_path) as process:
+        pids = pids_of(process)
+        output, errors = process.communicate(timeout=DEADLINE_S)
+        # One that had been accepted already may be lost with the platform, which says so.
+        assert output.strip() in ("['NoneType']", "['NoneType', 'PlatformUnavailable']"), (output, errors)
         nothing_is_left(pids, tmp_path)
 
 

@@ -19,6 +19,7 @@ from .wire import dump
 __all__ = [
     "BodyTooLarge",
     "Call",
+    "break_off",
     "is_connection_gone",
     "read_body",
     "send_empty",
@@ -110,6 +111,11 @@ async def send_empty(send: Send, status: int = 204) -> None:
     headers = [] if status == 204 else [(b"content-length", b"0")]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": b""})
+
+
+async def break_off(send: Send) -> None:
+    """Have the server close the connection, by an answer that is never completed."""
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1")]})
 
 
 async def send_error(send: Send, status: int, message: str) -> None:

@@ -69,6 +69,7 @@ class Crew(ABC, Generic[AnyWorker]):
         self.spec = spec
         self.workers: dict[str, AnyWorker] = {}
         self.is_closed = False
+        self.is_ending = False  # together with the platform
         self._clock = clock
         self._processes = processes
         self._environment = environment

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .. import api
-from .asgi import Message, Send, send_empty
+from .asgi import Message, Send, break_off, send_empty
 from .clock import Clock
 from .quota import REST_PER_MINUTE
 
@@ -133,9 +133,7 @@ class Mishaps:
             return True
         if faults.drop:
             faults.drop -= 1
-            # An answer that is never completed makes the server close the connection.
-            headers = [(b"content-length", b"1")]
-            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await break_off(send)
             return True
         return False
 

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 from .. import api
-from .asgi import BodyTooLarge, Call, Send, read_body, send_error, send_json, wait_held
+from .asgi import BodyTooLarge, Call, Send, break_off, read_body, send_error, send_json, wait_held
 from .balanced import BalancedFleet
 from .clock import Clock
 from .fleet import Fleet
@@ -48,7 +48,7 @@ async def _runsync(call: Call, fleet: Fleet, clock: Clock) -> None:
         return
     # "Up to 5 minutes with a long wait": at least as long as the caller may be waiting.
     job.retention_s = max(job.retention_s, wait_s)
-    if not job.status.is_terminal and not await _changed(job, wait_s, call, clock, is_chunk_enough=False):
+    if not job.status.is_terminal and not await _changed(job, fleet, wait_s, call, clock):
         return
     await send_json(call.send, 200, job.to_json() if job.status.is_terminal else _short(job))
 
@@ -85,7 +85,7 @@ async def _stream(call: Call, fleet: Fleet, clock: Clock) -> None:
     if job is None:
         return
     is_waiting = job.chunks_read == len(job.chunks) and not job.status.is_terminal
-    if is_waiting and not await _changed(job, STREAM_HOLD_S, call, clock, is_chunk_enough=True):
+    if is_waiting and not await _changed(job, fleet, STREAM_HOLD_S, call, clock, is_chunk_enough=True):
         return
     chunks = b",".join(b'{"output":%b}' % chunk for chunk in job.unread_chunks())
     error = b',"error":' + job.error if job.error is not None else b""
@@ -155,8 +155,14 @@ async def _find(call: Call, fleet: Fleet) -> Job | None:
     return job
 
 
-async def _changed(job: Job, seconds: float, call: Call, clock: Clock, *, is_chunk_enough: bool) -> bool:
-    """Wait until the job has ended, or has a chunk, at most so long; return False if the client has gone."""
+async def _changed(
+    job: Job, fleet: Fleet, seconds: float, call: Call, clock: Clock, *, is_chunk_enough: bool = False
+) -> bool:
+    """Wait until the job has ended, or has a chunk, at most so long.
+
+    Returns False if there is nobody to answer: the client has gone, or the platform is going, which the client learns
+    from the connection. How its job would have ended nobody knows.
+    """
     changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def on_change(job: Job) -> None:
@@ -166,9 +172,13 @@ async def _changed(job: Job, seconds: float, call: Call, clock: Clock, *, is_chu
 
     job.listeners.append(on_change)
     try:
-        return await wait_held(changed, seconds, clock=clock, receive=call.receive)
+        is_there = await wait_held(changed, seconds, clock=clock, receive=call.receive)
     finally:
         job.listeners.remove(on_change)
+    if is_there and fleet.is_ending:
+        await break_off(call.send)
+        return False
+    return is_there
 
 
 def _short(job: Job) -> bytes:

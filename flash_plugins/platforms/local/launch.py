@@ -24,7 +24,7 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 from ...errors import MissingDependencyError, PlatformUnavailable
-from .state import detached_dir, forget_state, read_state
+from .state import detached_dir, forget_state, noted_end, read_state
 
 __all__ = ["RunningPlatform", "find_running", "launch"]
 
@@ -61,9 +61,10 @@ class RunningPlatform:
         return _process_exists(self.pid)
 
     def exit_reason(self) -> str | None:
-        """Return how it ended, None while it runs."""
+        """Return how it ended, or why it is ending; None while it serves."""
         if self.is_alive():
-            return None
+            why = noted_end(self.run_dir)
+            return None if why is None else f"the local platform process {self.pid} is ending: {why}"
         if self._process is None:
             return f"the local platform process {self.pid} is gone"
         code = self._process.returncode
@@ -199,7 +200,7 @@ def find_running() -> RunningPlatform | None:
     if note is None:
         return None
     url, key, pid = str(note["url"]), str(note["key"]), int(str(note["pid"]))
-    if _process_exists(pid) and _answers(url, key, pid):
+    if _process_exists(pid) and noted_end(Path(str(note["run_dir"]))) is None and _answers(url, key, pid):
         return RunningPlatform(url, key, pid, Path(str(note["run_dir"])))
     forget_state(pid)
     return None

@@ -39,7 +39,16 @@ from .proxy import Proxy
 from .registry import Registry
 from .server import PlatformApp
 from .sockets import SocketProxy
-from .state import RUN_DIR_PREFIX, forget_state, occupy, remove_abandoned, runtime_base, volumes_base, write_state
+from .state import (
+    RUN_DIR_PREFIX,
+    forget_state,
+    note_end,
+    occupy,
+    remove_abandoned,
+    runtime_base,
+    volumes_base,
+    write_state,
+)
 from .upstream import HealthProber, open_session
 from .volumes import Volumes
 from .webhooks import Webhooks
@@ -140,6 +149,7 @@ class _Platform:
         self._key = options.key or secrets.token_urlsafe(24)
         self._url = f"http://{HOST}:{listener.getsockname()[1]}"
         self._ending = asyncio.Event()
+        self._why = "its server has stopped"
         self._worker_grace_s = _WORKER_GRACE_S
 
     async def serve(self, config: uvicorn.Config) -> None:
@@ -192,6 +202,7 @@ class _Platform:
         self._watchers.append(asyncio.create_task(_note_lengths(logs, processes, clock)))
         self._announce()
         await asyncio.wait({asyncio.create_task(self._ending.wait()), serving}, return_when=asyncio.FIRST_COMPLETED)
+        note_end(self._run_dir, self._why)
         registry.close()
         server.should_exit = True
         await asyncio.gather(processes.close(grace_s=self._worker_grace_s), webhooks.close())
@@ -207,7 +218,7 @@ class _Platform:
         loop = asyncio.get_running_loop()
         self._watchers = [asyncio.create_task(self._watch_guardian(processes))]
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            loop.add_signal_handler(number, self._ending.set)
+            loop.add_signal_handler(number, self._end, f"it was told to by signal {number.name}")
         if self._options.owner_pid is not None:
             self._watchers.append(asyncio.create_task(self._watch_parent(self._options.owner_pid)))
             loop.add_reader(0, self._on_owner_pipe)
@@ -216,16 +227,21 @@ class _Platform:
         if not os.read(0, 4096):
             asyncio.get_running_loop().remove_reader(0)
             self._worker_grace_s = _OWNERLESS_GRACE_S
-            self._ending.set()
+            self._end("the process that started it has let go of it")
 
     async def _watch_parent(self, owner_pid: int) -> None:
         while os.getppid() == owner_pid:  # noqa: ASYNC110 - nothing but asking tells
             await asyncio.sleep(_OWNER_CHECK_S)
-        self._ending.set()
+        self._end("the process that started it is gone")
 
     async def _watch_guardian(self, processes: GuardedProcesses) -> None:
         await processes.lost.wait()
-        self._ending.set()
+        self._end("the guardian of its workers was killed")
+
+    def _end(self, why: str) -> None:
+        if not self._ending.is_set():
+            self._why = why
+            self._ending.set()
 
     def _announce(self) -> None:
         ready = {"url": self._url, "key": self._key, "pid": os.getpid(), "run_dir": str(self._run_dir)}

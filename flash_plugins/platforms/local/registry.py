@@ -128,8 +128,9 @@ class Registry:
         fleet.close()
 
     def close(self) -> None:
-        """Delete all endpoints."""
+        """Delete all endpoints because the platform ends: nobody is told that a job was cancelled."""
         for fleet in self:
+            fleet.is_ending = True
             self.delete(fleet)
 
 

@@ -19,6 +19,8 @@ __all__ = [
     "RUN_DIR_PREFIX",
     "detached_dir",
     "forget_state",
+    "note_end",
+    "noted_end",
     "occupy",
     "read_state",
     "remove_abandoned",
@@ -32,6 +34,8 @@ __all__ = [
 RUN_DIR_PREFIX = "flash-plugins-run-{}-"
 #: File in a run directory that its platform keeps locked.
 _LOCK = "lock"
+#: File in a run directory that says why its platform is ending.
+_ENDING = "ending"
 
 
 def runtime_base() -> Path:
@@ -77,6 +81,24 @@ def occupy(run_dir: Path) -> Iterator[None]:
     with open(os.open(run_dir / _LOCK, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def note_end(run_dir: Path, why: str) -> None:
+    """Let clients know, before their connections break, that this platform is ending."""
+    draft = run_dir / f"{_ENDING}.draft"
+    try:
+        draft.write_text(why)
+        draft.replace(run_dir / _ENDING)
+    except FileNotFoundError:  # removed already, which says the same
+        return
+
+
+def noted_end(run_dir: Path) -> str | None:
+    """Return why the platform of a run directory is ending, None while it is not."""
+    try:
+        return (run_dir / _ENDING).read_text()
+    except FileNotFoundError:
+        return None if run_dir.exists() else "its files are gone"
 
 
 def remove_abandoned(base: Path) -> None:
