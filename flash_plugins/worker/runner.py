@@ -177,7 +177,8 @@ class Runner:
             self._cancelled.add(job_id)
         elif not batch.shall_stop():
             return
-        if (task := self._tasks.get(job_id)) is not None:
+        task = self._tasks.get(job_id)
+        if task is not None and not task.cancelling():  # told again: what it does to tidy up is not disturbed
             task.cancel()
 
     def _report(self, job_id: str, answer: Any) -> None:
@@ -249,7 +250,7 @@ class Runner:
             function,
             preparer=self._preparer,
             handshake=self._handshake,
-            journal_path=journal.path_of(self._preparer.folder, job_id) if is_job else None,
+            journal_path=journal.path_of(self._preparer.folder, job_id) if is_job and not self._streams else None,
             drive=drive,
             inline=inline,
             tell=lambda: self._tell(job_id),

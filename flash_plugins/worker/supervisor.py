@@ -42,6 +42,10 @@ logger = logging.getLogger(__name__)
 #: Seconds a cancelled call may go on before its process is killed, and between two attempts to tell it.
 CANCEL_GRACE_S = 5.0
 _CANCEL_REPEAT_S = 0.2
+#: Seconds in which an answer is sent before its worker ends.
+_SENDING_S = 1.0
+#: Why a call was stopped whose time is limited.
+_OVER_LIMIT = "ran longer than its limit"
 #: Seconds between looks at what has come of a batch.
 _LOOK_S = 0.1
 #: Seconds to wait for the last frames of a runner that has ended, in case somebody else holds its socket open.
@@ -191,7 +195,7 @@ class RunnerProcess:
             if progress.limit_s is not None and for_s > progress.limit_s and not progress.is_limited:
                 progress.limit()
                 if progress.is_limited:
-                    self._spawn(self._insist(job, _has_passed(progress, running), "ran longer than its limit"))
+                    self._spawn(self._insist(job, _has_passed(progress, running), _OVER_LIMIT))
             early.send_what_is_due()
 
     @property
@@ -222,7 +226,7 @@ class RunnerProcess:
             await asyncio.wait_for(job.ended.wait(), limit_s)
         if not job.ended.is_set() and not job.is_cancelled:
             job.is_over_limit = True
-            await self._insist(job, job.ended.is_set, "ran longer than its limit")
+            await self._insist(job, job.ended.is_set, _OVER_LIMIT)
 
     def _cancel(self, job: _Job) -> None:
         """Stop a call wherever it is; nothing if it has ended."""
@@ -240,6 +244,9 @@ class RunnerProcess:
         deadline = asyncio.get_running_loop().time() + CANCEL_GRACE_S
         while not has_stopped():
             if asyncio.get_running_loop().time() > deadline:
+                if job.is_over_limit and not self._are_known(job):
+                    job.deliver(DONE, {})  # the worker ends, and nobody should run it again
+                    await asyncio.sleep(_SENDING_S)
                 self._kill_for(job, why)
                 return
             if job.is_cancelled and job.progress is not None:
@@ -253,11 +260,14 @@ class RunnerProcess:
 
     def _kill_for(self, job: _Job, why: str) -> None:
         logger.error("job %s still runs %g s after it %s; its process is killed", job.id, CANCEL_GRACE_S, why)
-        if any(not one.survives for one in self._jobs.values() if one is not job):
-            # Other calls are in there: the platform gives them to another worker.
+        if not self._are_known(job):  # the platform gives the others to another worker
             self._end_worker(f"is killed for a call that {why} and did not stop", 1)
         self._killed_for = f"was killed, as a call of it {why} and did not stop"
         self._process.kill()
+
+    def _are_known(self, job: _Job) -> bool:
+        """Return whether all calls that run beside a job are of batches: what was done of them is known."""
+        return all(one.survives for one in self._jobs.values() if one is not job)
 
     async def _attached(self) -> asyncio.StreamWriter:
         """Return the way to the runner, opened by the first of however many calls ask at once."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import os
 import signal
@@ -463,3 +464,41 @@ def test_a_child_that_a_call_forks_does_not_go_on_with_the_batch(
     content = batch_of(fork, [(tmp_path, index) for index in range(3)])
     assert values_of(answered(tmp_path, monkeypatch, content)) == {0: 0, 1: 1, 2: 2}
     assert counts(tmp_path) == {0: 1, 1: 1, 2: 1}
+
+
+def test_a_stubborn_call_over_its_limit_is_answered_before_its_worker_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "CANCEL_GRACE_S", 0.3)
+    monkeypatch.setattr(supervisor, "_SENDING_S", 0.3)
+
+    async def scenario() -> Any:
+        async with runner_process(tmp_path, monkeypatch, concurrency=2) as runner:
+            other = asyncio.create_task(runner.call("other", single(time.sleep, 60)))
+            answer = await runner.call("job-1", {**single(time.sleep, 60), "limit_s": 0.3})
+            with contextlib.suppress(asyncio.CancelledError):
+                other.cancel()
+                await other
+            return answer
+
+    assert run(scenario())["error"].startswith(api.RUN_LIMIT_PREFIX)
+
+
+def test_without_a_journal_a_job_can_still_be_cancelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "journal").write_text("in the way")
+    content = batch_of(slow_at, [(tmp_path, 0, index) for index in range(3)])
+
+    async def scenario() -> None:
+        async with runner_process(tmp_path, monkeypatch) as runner:
+            task = asyncio.create_task(runner.call("job-1", content))
+            await appears(tmp_path / "call-0")
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            pid = runner._process.pid
+            again = outcome_of(await asyncio.create_task(runner.call("job-2", single(twice, 4))))
+            assert again.pid == pid
+
+    run(scenario())
+    assert counts(tmp_path) == {0: 1}
