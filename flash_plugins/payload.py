@@ -4,14 +4,15 @@
 A call travels as the `input` of a job:
 
     {"flash_plugins": 1, "python": "3.11", "code": <digest>, "bundle": <digest>|null, "instance": <digest>|null,
-     "method": name|null, "log_level": n, "packages": {"sklearn": "scikit-learn==1.5.1", …}, "limit_s": seconds,
-     "blobs": {<digest>: base64, …}, "args": base64}
+     "method": name|null, "log_level": n, "objects": URL, "packages": {"sklearn": "scikit-learn==1.5.1", …},
+     "limit_s": seconds, "blobs": {<digest>: base64, …}, "args": base64}
 
 Many calls of one function travel as one job, with "batch" in place of "args": the arguments of each, see `batches`.
 
-`code`, `bundle` and `instance` name blobs by their SHA-256. A blob rides along until some worker of the
-endpoint is known to have it; a worker that lacks one answers `{"missing": [digest, …]}` instead of running
-anything, and the call is sent again with those blobs. So code travels once per content, not per call.
+`code`, `bundle` and `instance` name blobs by their hash (see `objects.digest`). A blob rides along until some worker
+of the endpoint is known to have it; a worker that lacks one answers `{"missing": [digest, …]}` instead of running
+anything, and the call is sent again with those blobs. So code travels once per content, not per call. Large parts of
+arguments, code and results are objects (see `objects.codec`): in the store that `objects` names, else blobs too.
 
 Where bytes can travel as they are, `CallEnvelope.fields` and `Outcome.fields` are the same with bytes in place of
 base64: see `binary`.
@@ -23,15 +24,17 @@ An outcome travels as the job's `output` (success, missing, stream chunk) or, fo
 from __future__ import annotations
 
 import binascii
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .batches import CallResult, join_parts, pack_results, split_parts, unpack_results
 from .errors import EnvelopeError, PayloadTooLarge
 from .platforms import api
+
+if TYPE_CHECKING:
+    from .objects.space import Lease
 
 __all__ = [
     "JOB",
@@ -43,7 +46,6 @@ __all__ = [
     "check_size",
     "decode_failure_text",
     "decode_outcome",
-    "digest_of",
     "encode_failure_text",
     "encoded_size",
     "is_envelope",
@@ -55,17 +57,12 @@ ENVELOPE_VERSION = 1
 MARK = "flash_plugins"
 
 
-def digest_of(content: bytes) -> str:
-    """Return the name of a blob: its SHA-256 in hex."""
-    return hashlib.sha256(content).hexdigest()
-
-
 def is_envelope(content: object) -> bool:
     """Return whether the input of a job, or its output, is an envelope of ours, of whatever version."""
     return isinstance(content, Mapping) and MARK in content
 
 
-def encode_bytes(content: bytes) -> str:
+def encode_bytes(content: bytes | memoryview) -> str:
     """Return base64 text."""
     return binascii.b2a_base64(content, newline=False).decode("ascii")
 
@@ -122,8 +119,11 @@ REQUEST = Carriage(api.BALANCED_BODY_MAX_BYTES - api.BALANCED_MARGIN_BYTES, lamb
 
 
 #: What to do about a call that is too large, and about a result.
-CALL_REMEDY = "pass a path or a seed and load the data on the worker, or split it over several calls"
-RESULT_REMEDY = "return less, or split the call so that each part returns less"
+CALL_REMEDY = (
+    "set up a store for large objects (docs/objects.md), where they travel once and in any size, or load the data on "
+    "the worker"
+)
+RESULT_REMEDY = "set up a store for large objects (docs/objects.md), or return less"
 
 
 def check_size(size_bytes: int, limit_bytes: int, what: str, remedy: str = CALL_REMEDY) -> None:
@@ -149,6 +149,8 @@ class CallEnvelope:
         args: Pickled arguments of one call; empty for a batch.
         batch: Pickled arguments of each call of a batch, in the order in which they run; empty for one call.
         packages: What it uses of what is installed at the caller's: by package, the requirement of that version.
+        objects: URL of the store of its objects, and of those of its results; None for none.
+        held: What keeps its objects stored at the caller's. It does not travel.
         limit_s: Longest time that the worker may take for it, seconds, None for none of its own; then it stops the
             call and answers with an error that begins with `api.RUN_LIMIT_PREFIX`.
     """
@@ -161,14 +163,17 @@ class CallEnvelope:
     method: str | None = None
     log_level: int = 30
     packages: Mapping[str, str] = field(default_factory=dict)
-    blobs: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    blobs: Mapping[str, bytes | memoryview] = field(default_factory=dict, repr=False)
     batch: tuple[bytes, ...] = field(default=(), repr=False)
     limit_s: float | None = None
+    objects: str | None = None
+    held: Lease | None = field(default=None, repr=False, compare=False)
 
     @property
     def needs(self) -> tuple[str, ...]:
         """Digests of all blobs that the worker must have."""
-        return tuple(digest for digest in (self.code, self.bundle, self.instance) if digest)
+        named = (self.code, self.bundle, self.instance, *self.blobs)
+        return tuple(dict.fromkeys(digest for digest in named if digest))
 
     def encode(self, blobs: Iterable[str], policy: Mapping[str, int]) -> bytes:
         """Return the request body of a job that carries the named blobs.
@@ -186,7 +191,7 @@ class CallEnvelope:
     def fields(self, blobs: Iterable[str]) -> dict[str, Any]:
         """Return the envelope with the named blobs, with bytes in place of base64."""
         arguments: dict[str, Any] = {"batch": join_parts(self.batch)} if self.batch else {"args": self.args}
-        return {**self._head(), "blobs": {digest: self.blobs[digest] for digest in blobs}, **arguments}
+        return {**self._head(), "blobs": {digest: bytes(self.blobs[digest]) for digest in blobs}, **arguments}
 
     def _head(self) -> dict[str, Any]:
         return {
@@ -199,6 +204,7 @@ class CallEnvelope:
             "log_level": self.log_level,
             "packages": self.packages,
             **({} if self.limit_s is None else {"limit_s": self.limit_s}),
+            **({} if self.objects is None else {"objects": self.objects}),
         }
 
     def _encoded_arguments(self) -> str:
@@ -237,6 +243,7 @@ class CallEnvelope:
                 packages={str(name): str(pin) for name, pin in (content.get("packages") or {}).items()},
                 blobs={digest: decode_bytes(text, f"blob {digest[:12]}") for digest, text in blobs.items()},
                 limit_s=None if content.get("limit_s") is None else float(content["limit_s"]),
+                objects=content.get("objects"),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, EnvelopeError):

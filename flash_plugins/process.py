@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .dispatcher import Session
     from .hooks import HookManager
     from .objects import ObjectStore
+    from .objects.space import CallSink, ObjectSpace
     from .platforms.base import Platform
 
 __all__ = ["configure", "hooks", "objects_setting", "open_objects", "platform", "register", "session", "unregister"]
@@ -31,6 +32,8 @@ _session: Session | None = None
 _configured: dict[str, str] = {}
 _script: Path | None = None
 _refusal: str | None = None
+#: As the settings were when first asked: reading them takes longer than a small call.
+_object_min_bytes: int | None = None
 
 
 def configure(*, platform: str | None = None, progress: str | None = None, objects: str | None = None) -> None:
@@ -177,16 +180,32 @@ def session() -> Session:
         if _session is None:
             from .dispatcher import Session
 
-            _session = Session(settings, hooks())
+            _session = Session(settings, hooks(), objects=objects_setting)
             atexit.register(close)
         return _session
 
 
+def object_sink() -> CallSink:
+    """Return what takes the large parts of one pickle; with the first of them it asks for the session's platform."""
+    from .objects.space import CallSink
+
+    global _object_min_bytes
+    if _object_min_bytes is None:
+        _object_min_bytes = settings().objects_min_bytes
+    return CallSink(lambda: session().objects.space(), _object_min_bytes)
+
+
+def opened_objects() -> ObjectSpace | None:
+    """Return where large objects are now, None as long as there are none."""
+    session = _session
+    return None if session is None else session.objects.opened
+
+
 def close() -> None:
     """Cancel every call of this process and leave the platform. Runs at exit; a later call starts anew."""
-    global _session
+    global _session, _object_min_bytes
     with _lock:
-        closing, _session = _session, None
+        closing, _session, _object_min_bytes = _session, None, None
         atexit.unregister(close)
     if closing is not None:
         closing.close()

@@ -13,12 +13,14 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
 
-from . import code
+from . import code, process
 from .dispatcher import Call, StreamCall
 from .errors import UnpicklableError
 from .mapping import Mappable
+from .objects.digest import digest_of
+from .objects.space import Lease
 from .options import NO_OPTIONS, CallOptions, OptionParameters
-from .payload import CallEnvelope, Carriage, digest_of
+from .payload import CallEnvelope, Carriage
 from .settings import worker_endpoint
 
 if TYPE_CHECKING:
@@ -44,14 +46,22 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class _Blob:
-    """Something pickled, with its digest: that of an 8 MB array takes 4 ms, too long for every call."""
+    """Something pickled, with its digest, and what keeps its objects stored."""
 
     pickled: code.Pickled
     digest: str
+    lease: Lease
 
     @classmethod
-    def of(cls, pickled: code.Pickled) -> _Blob:
-        return cls(pickled, digest_of(pickled.data))
+    def of(cls, value: object, what: str, before: _Blob | None = None) -> _Blob:
+        """Return a value as a blob: the one before if that is the same, and its objects are where they must be."""
+        if before is not None and before.lease.refs and before.lease.space is not process.opened_objects():
+            before = None
+        sink = process.object_sink()
+        pickled = code.dumps(value, what=what, before=None if before is None else before.pickled, sink=sink)
+        if before is not None and pickled is before.pickled:
+            return before
+        return cls(pickled, digest_of(pickled.data), sink.lease())
 
 
 class _Shipped:
@@ -63,11 +73,7 @@ class _Shipped:
         self._latest: _Blob | None = None
 
     def _blob(self) -> _Blob:
-        latest = self._latest
-        before = None if latest is None else latest.pickled
-        pickled = code.dumps(self._target, what=f"{self._name}()", before=before)
-        if latest is None or pickled is not before:
-            self._latest = latest = _Blob.of(pickled)
+        self._latest = latest = _Blob.of(self._target, f"{self._name}()", self._latest)
         return latest
 
     def envelope(
@@ -83,15 +89,19 @@ class _Shipped:
         Raises:
             UnpicklableError: The function or an argument cannot be pickled.
             PayloadTooLarge: Arguments, function and source together are over the limit of one call.
+            StoreError: A large argument cannot be stored.
+            PlatformUnavailable: There is a large argument, and the platform does not start.
         """
         where = f"{self._name}()" if method is None else f"{self._name}.{method}()"
+        sink = process.object_sink()
         try:
-            packed = code.dumps(arguments, what=f"the arguments of {where}")
+            packed = code.dumps(arguments, what=f"the arguments of {where}", sink=sink)
         except UnpicklableError as error:
             raise _of_one_argument(self._target, method, arguments, where) or error from error.__cause__
         shipped = self._blob()
         carried = [shipped] if instance is None else [shipped, instance]
-        blobs = {blob.digest: blob.pickled.data for blob in carried}
+        held = sink.lease(*(blob.lease for blob in carried))
+        blobs: dict[str, bytes | memoryview] = {blob.digest: blob.pickled.data for blob in carried}
         modules = packed.modules.union(*(blob.pickled.modules for blob in carried))
         bundle = code.bundle_modules(modules) if modules else None
         installed = packed.installed.union(*(blob.pickled.installed for blob in carried))
@@ -99,7 +109,13 @@ class _Shipped:
             blobs[bundle.digest] = bundle.data
             installed |= bundle.installed
         parts = {"arguments": len(packed.data), "code": sum(map(len, blobs.values()))}
+        places = held.places_by_ref()
+        url = next((space.url for space in places.values()), None)
+        if places and url is None:
+            parts["large objects"] = sum(ref.size for ref in places)
         carriage.check(parts, f"a call of {where}")
+        if places and url is None:  # they travel with the call
+            blobs.update({ref.digest: space.fetch(ref) for ref, space in places.items()})
         return CallEnvelope(
             code=shipped.digest,
             args=packed.data,
@@ -110,6 +126,8 @@ class _Shipped:
             log_level=logging.getLogger().getEffectiveLevel(),
             packages=code.stated(installed),
             blobs=blobs,
+            objects=url,
+            held=held,
         )
 
 
@@ -255,8 +273,7 @@ class RemoteClass(Generic[P, T]):
         """
         with contextlib.suppress(ValueError):  # a class made in C that tells no signature: the worker will say
             inspect.signature(self._class).bind(*args, **kwargs)
-        pickled = code.dumps((args, kwargs), what=f"the constructor arguments of {self._shipped._name}")
-        return RemoteInstance(self, _Blob.of(pickled))
+        return RemoteInstance(self, _Blob.of((args, kwargs), f"the constructor arguments of {self._shipped._name}"))
 
     @property
     def local(self) -> Callable[P, T]:

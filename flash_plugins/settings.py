@@ -17,6 +17,7 @@ from typing import Any
 
 from .errors import ConfigError
 from .images import ImageRule, LocalImage
+from .objects.codec import DEFAULT_THRESHOLD_BYTES
 from .objects.location import S3Access
 from .platforms import api
 
@@ -49,6 +50,8 @@ class Settings:
         progress: `auto`, `on` or `off`.
         package_spec: What workers that are not of this machine install with pip, None for the versions here.
         worker_endpoint: Name of the endpoint whose worker this process is, None outside workers.
+        objects_min_bytes: How long a part of a pickle must be to become an object.
+        objects_max_bytes: How many bytes of objects a folder of this machine may hold; None for the default.
         enclosing_url: Base URL of the local platform whose worker this process is, None elsewhere.
         enclosing_key: The key that platform wants.
     """
@@ -62,6 +65,8 @@ class Settings:
     progress: str = "auto"
     package_spec: str | None = None
     worker_endpoint: str | None = None
+    objects_min_bytes: int = DEFAULT_THRESHOLD_BYTES
+    objects_max_bytes: int | None = None
     enclosing_url: str | None = None
     enclosing_key: str | None = field(default=None, repr=False)
 
@@ -72,7 +77,8 @@ class Settings:
         `FLASH_PLATFORM` wins over the `platform` argument, so that a script can be moved without an edit.
         `RUNPOD_API_KEY` wins over `~/.runpod/config.toml`; `RUNPOD_API_BASE_URL` and
         `RUNPOD_ENDPOINT_BASE_URL` mean what they mean to Runpod's own clients (the second ends in `/v2`).
-        `FLASH_PLUGINS_SPEC` is what workers in the cloud install.
+        `FLASH_PLUGINS_SPEC` is what workers in the cloud install. `FLASH_PLUGINS_OBJECTS_MIN_BYTES`
+        and `FLASH_PLUGINS_OBJECTS_MAX_BYTES` are about large objects.
 
         Raises:
             ConfigError: A value cannot be used.
@@ -91,6 +97,8 @@ class Settings:
             job_base=(environ.get("RUNPOD_ENDPOINT_BASE_URL") or api.CLOUD_JOB_BASE).rstrip("/").removesuffix("/v2"),
             package_spec=environ.get(api.PACKAGE_SPEC_ENV, "").strip() or None,
             worker_endpoint=worker_endpoint(),
+            objects_min_bytes=_bytes_in(environ, api.OBJECTS_MIN_BYTES_ENV) or DEFAULT_THRESHOLD_BYTES,
+            objects_max_bytes=_bytes_in(environ, api.OBJECTS_MAX_BYTES_ENV),
             enclosing_url=environ.get(api.PLATFORM_URL_ENV),
             enclosing_key=environ.get(api.PLATFORM_KEY_ENV),
             progress=_check_progress(environ.get("FLASH_PROGRESS") or progress or "auto"),
@@ -161,6 +169,15 @@ def _check_progress(value: str) -> str:
     if value not in ("auto", "on", "off"):
         raise ConfigError(f"FLASH_PROGRESS (or configure(progress=…)) is {value!r}: give auto, on or off")
     return value
+
+
+def _bytes_in(environ: Mapping[str, str], name: str) -> int | None:
+    value = environ.get(name, "").strip()
+    if not value:
+        return None
+    if not value.isdigit() or value == "0":
+        raise ConfigError(f"{name} is {value!r}: give a number of bytes, such as 65536")
+    return int(value)
 
 
 def _find_key(environ: Mapping[str, str]) -> tuple[str | None, str | None]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 import io
 import os
-import re
 import sys
 import threading
 import types
@@ -18,13 +17,12 @@ from pathlib import Path, PurePosixPath
 
 from flash_plugins.code import modules
 from flash_plugins.errors import EnvelopeError
+from flash_plugins.objects.digest import DIGEST, digest_of
 
 __all__ = ["activate_bundle", "install_bundle"]
 
 #: Bytes that an archive may unpack to; twice what a caller may pack.
 _MAX_UNPACKED_BYTES = 16 * 1024 * 1024
-
-_DIGEST = re.compile("[0-9a-f]{64}")
 
 _lock = threading.Lock()
 #: Bundles on sys.path, newest first.
@@ -37,19 +35,18 @@ def install_bundle(digest: str, data: bytes, root: Path) -> Path:
     Raises:
         EnvelopeError: `data` is not what `digest` names, or an archive that would write elsewhere.
     """
-    if not _DIGEST.fullmatch(digest):
-        raise EnvelopeError(f"source bundle has the digest {digest[:80]!r}, which is not a SHA-256")
+    if not DIGEST.fullmatch(digest):
+        raise EnvelopeError(f"source bundle has the digest {digest[:80]!r}, which is none")
     target = root / digest
     if target.is_dir():
         return target
-    import hashlib  # here: 8 ms together, and most workers get no bundle
-    import shutil
+    import shutil  # here: most workers get no bundle
     import tempfile
 
-    actual = hashlib.sha256(data).hexdigest()
+    actual = digest_of(data)
     if actual != digest:
         raise EnvelopeError(
-            f"source bundle {digest} arrived damaged ({len(data)} bytes, SHA-256 {actual}); send it again"
+            f"source bundle {digest} arrived damaged ({len(data)} bytes of digest {actual}); send it again"
         )
     root.mkdir(parents=True, exist_ok=True)
     unpacked = Path(tempfile.mkdtemp(prefix=f".{digest[:12]}-", dir=root))

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from flash_plugins.code.imports import Stamp, imports_of_file, imports_of_main, stamp_of
 from flash_plugins.code.modules import ModuleKind, Source, local_source, module_kind
 from flash_plugins.errors import ConfigError, PayloadTooLarge
+from flash_plugins.objects.digest import digest_of
 
 __all__ = ["MAX_BUNDLE_BYTES", "SourceBundle", "bundle_modules"]
 
@@ -29,7 +30,7 @@ class SourceBundle:
     """The sources that a call needs on the worker.
 
     Attributes:
-        digest: SHA-256 of `data`, in hexadecimal. The same sources give the same digest.
+        digest: Hash of `data`. The same sources give the same digest.
         data: A zip archive, laid out so that its root can go on sys.path.
         modules: Full names of the modules in it, sorted.
         size_bytes: Size of the sources, uncompressed.
@@ -165,8 +166,7 @@ class _Collector:
 
 
 def _pack(files: dict[str, str], installed: Iterable[str]) -> SourceBundle:
-    import hashlib  # here: 8 ms together, and most calls have no bundle
-    import zipfile
+    import zipfile  # here: 8 ms, and most calls have no bundle
 
     contents: dict[str, bytes] = {}
     for name in sorted(files):
@@ -188,8 +188,7 @@ def _pack(files: dict[str, str], installed: Iterable[str]) -> SourceBundle:
             entry.create_system = 3  # Unix, wherever it is made: the bytes must not depend on it
             archive.writestr(entry, content, zipfile.ZIP_DEFLATED)
     packed = target.getvalue()
-    digest = hashlib.sha256(packed).hexdigest()
-    return SourceBundle(digest, packed, _module_names(contents), size, frozenset(installed))
+    return SourceBundle(digest_of(packed), packed, _module_names(contents), size, frozenset(installed))
 
 
 def _module_names(paths: Iterable[str]) -> tuple[str, ...]:

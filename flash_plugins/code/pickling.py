@@ -25,7 +25,10 @@ from cloudpickle import cloudpickle as _cloudpickle
 from flash_plugins.code.imports import imports_of_code, imports_of_main
 from flash_plugins.code.modules import ModuleKind, module_kind
 from flash_plugins.code.reducers import ALWAYS, BY_VALUE
-from flash_plugins.errors import UnpicklableError
+from flash_plugins.errors import EnvelopeError, PlatformError, UnpicklableError
+from flash_plugins.objects.codec import CompareSink, Fetch, Packer, Sink, is_packed, refs_of, unpack
+from flash_plugins.objects.handles import ObjectRef, as_value, fetching
+from flash_plugins.objects.store import Ref
 
 __all__ = ["Pickled", "Pickler", "dumps", "is_class_by_value", "loads", "make_class_anew"]
 
@@ -35,7 +38,11 @@ _PROTOCOL = 5
 #: Objects looked at before the check for plain data gives up; the check must stay cheaper than it saves.
 _PLAIN_LIMIT = 64
 
-_PLAIN_SCALARS = frozenset({type(None), bool, int, float, complex, str, bytes})
+#: Longest text or bytes of plain data: a longer one may have to go elsewhere, which the check does not know.
+_PLAIN_BYTES = 65_536
+
+_PLAIN_SCALARS = frozenset({type(None), bool, int, float, complex})
+_PLAIN_SIZED = frozenset({str, bytes})
 _PLAIN_SEQUENCES = frozenset({tuple, list, set, frozenset})
 _NO_MODULES: frozenset[str] = frozenset()
 
@@ -57,7 +64,7 @@ class Pickled:
     """A pickled object.
 
     Attributes:
-        data: The pickle, protocol 5, buffers in band.
+        data: The pickle, protocol 5, buffers in band; packed (see `objects.codec`) if large parts of it are objects.
         modules: Full names of the local modules it refers to; their source must be on the worker.
         installed: Full names of all other modules it refers to, the standard library's among them.
     """
@@ -66,8 +73,13 @@ class Pickled:
     modules: frozenset[str]
     installed: frozenset[str] = _NO_MODULES
 
+    @property
+    def refs(self) -> tuple[Ref, ...]:
+        """The objects that it needs."""
+        return refs_of(self.data)
 
-def dumps(obj: object, *, what: str, before: Pickled | None = None) -> Pickled:
+
+def dumps(obj: object, *, what: str, before: Pickled | None = None, sink: Sink | None = None) -> Pickled:
     """Pickle any object, functions and classes of the script included.
 
     Thread-safe. Costs about 1 µs for a few plain values, 40 µs for a function of the script and 10 µs for
@@ -79,25 +91,40 @@ def dumps(obj: object, *, what: str, before: Pickled | None = None) -> Pickled:
         before: What the same object was pickled as earlier. It is returned itself if the object, with all that
             it refers to, would give the same bytes; that is compared without a copy of its buffers, so an
             array of 8 MB costs 0.3 ms instead of 5 ms.
+        sink: Where large parts go, at any depth: buffers, bytes, texts, and long runs of everything else. They are
+            stored as they are now. None keeps all in one piece.
 
     Raises:
         UnpicklableError: It holds something that cannot travel; the message has the path to it.
+        StoreError: A large part cannot be stored.
+        FlashPluginsError: Whatever else `sink` raises.
     """
-    if before is not None and _gives_again(obj, before):
+    if before is not None and _gives_again(obj, before, sink):
         return before
     if _is_plain(obj):
-        return Pickled(pickle.dumps(obj, _PROTOCOL), _NO_MODULES)
+        data = pickle.dumps(obj, _PROTOCOL)
+        if sink is None or len(data) < sink.threshold_bytes:
+            return Pickled(data, _NO_MODULES)
+    if sink is not None:
+        packer = Packer(sink)
+        pickler = Pickler(packer)
+        _dump(pickler, obj, what)
+        return Pickled(packer.finish(), frozenset(pickler.modules), frozenset(pickler.installed))
     with io.BytesIO() as file:
         pickler = Pickler(file)
-        try:
-            pickler.dump(obj)
-        except MemoryError:
-            raise
-        except Exception as error:
-            from flash_plugins.code.culprit import explain
-
-            raise UnpicklableError(explain(obj, what, error)) from error
+        _dump(pickler, obj, what)
         return Pickled(file.getvalue(), frozenset(pickler.modules), frozenset(pickler.installed))
+
+
+def _dump(pickler: Pickler, obj: object, what: str) -> None:
+    try:
+        pickler.dump(obj)
+    except (MemoryError, PlatformError):  # the store's, and that of the platform it belongs to
+        raise
+    except Exception as error:
+        from flash_plugins.code.culprit import explain
+
+        raise UnpicklableError(explain(obj, what, error)) from error
 
 
 class _Differs(Exception):
@@ -124,30 +151,46 @@ class _Comparison:
         return len(part)
 
 
-def _gives_again(obj: object, before: Pickled) -> bool:
+def _gives_again(obj: object, before: Pickled, sink: Sink | None) -> bool:
     """Whether pickling `obj` gives `before`. Nothing short of that sees an array that was changed in place."""
+    packer = None if sink is None else Packer(CompareSink(sink.threshold_bytes))
     file = _Comparison(before.data)
-    pickler = Pickler(file)
+    pickler = Pickler(packer or file)
     try:
         pickler.dump(obj)
     except Exception:  # noqa: BLE001 - it differs, or cannot be pickled any more: `dumps` will say what is wrong
         return False
-    return file.is_complete and pickler.modules == before.modules
+    is_same = file.is_complete if packer is None else packer.finish() == before.data
+    return is_same and pickler.modules == before.modules
 
 
-def loads(data: bytes) -> object:
+def loads(data: bytes, *, fetch: Fetch | None = None) -> object:
     """Rebuild what `dumps` pickled. Only for data of our own: unpickling runs code.
 
+    Args:
+        data: The pickle, packed or not.
+        fetch: Returns the content of an object.
+
     Raises:
+        EnvelopeError: It is damaged, or names objects and there is no `fetch`.
+        ObjectMissing: An object of it is nowhere.
         Exception: Whatever the pickle's own code raises, ModuleNotFoundError above all.
     """
-    return pickle.loads(data)
+    if not is_packed(data):
+        return pickle.loads(data)
+    if fetch is None:
+        raise EnvelopeError(f"a pickle names {len(refs_of(data))} objects, and there is no store here to get them from")
+    with fetching(fetch):
+        return unpack(data, fetch)
 
 
 def _is_plain(obj: object) -> bool:
     """Whether a few exact builtins are all there is, so that the C pickler alone does it."""
-    if type(obj) in _PLAIN_SCALARS:
+    kind = type(obj)
+    if kind in _PLAIN_SCALARS:
         return True
+    if kind in _PLAIN_SIZED:
+        return len(typing.cast("str | bytes", obj)) < _PLAIN_BYTES
     containers: list[object] = [obj]
     left = _PLAIN_LIMIT
     while containers:
@@ -163,7 +206,11 @@ def _is_plain(obj: object) -> bool:
             left -= 1
             if left < 0:
                 return False
-            if type(child) not in _PLAIN_SCALARS:
+            kind = type(child)
+            if kind in _PLAIN_SIZED:
+                if len(typing.cast("str | bytes", child)) >= _PLAIN_BYTES:
+                    return False
+            elif kind not in _PLAIN_SCALARS:
                 containers.append(child)
     return True
 
@@ -176,8 +223,10 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is unty
         installed: The names of all others so far.
     """
 
-    def __init__(self, file: io.BytesIO | io.RawIOBase | _Comparison) -> None:
-        super().__init__(file, protocol=_PROTOCOL)
+    def __init__(self, file: io.BytesIO | io.RawIOBase | _Comparison | Packer) -> None:
+        self._packer = file if isinstance(file, Packer) else None
+        take_buffer = None if self._packer is None else self._packer.take_buffer
+        super().__init__(file, protocol=_PROTOCOL, buffer_callback=take_buffer)
         self.modules: set[str] = set()
         self.installed: set[str] = set()
         self._known_types: set[type] = set()
@@ -199,6 +248,9 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is unty
             return self._reduce_named(obj, BY_VALUE[kind])
         if kind in ALWAYS:
             return ALWAYS[kind](obj)
+        if kind is ObjectRef and self._packer is not None:
+            self._packer.refer(obj.refs, obj._fetch)
+            return as_value(obj) if self._packer.resolves else NotImplemented
         if kind is types.BuiltinFunctionType:
             self._refer_to(obj.__module__)
             return NotImplemented

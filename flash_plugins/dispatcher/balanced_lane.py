@@ -38,6 +38,7 @@ from .carried import MOST_SENDS, Carried
 from .courier import Courier, Fate, error_in, fate_of, gone, retry_after_s
 from .endings import unknown
 from .lane import Lane, PlatformGone, Submission
+from .objects import with_objects
 from .readiness import Readiness, start_error, start_failure
 from .room import Room
 from .stream import StreamCall
@@ -122,7 +123,7 @@ class BalancedLane(Lane):
 
     async def _outcome_with_blobs(self, submission: Submission) -> Outcome:
         """Send the call, with more blobs each time a worker lacks some, and return what came of it."""
-        envelope, call = submission.envelope, submission.call
+        envelope, call = await self._envelope_of(submission), submission.call
         blobs = self._carried.begin(envelope)
         for _ in range(MOST_SENDS):
             flight = self._flights[submission] = _Flight()
@@ -138,6 +139,7 @@ class BalancedLane(Lane):
                 self._carried.note_known(envelope)
                 self._room.note(outcome.seconds or 0.0)
                 return outcome
+            envelope = with_objects(envelope, [call._held], outcome.missing)
             blobs = self._carried.lacking(envelope, outcome.missing, repr(call))
         raise EnvelopeError(
             f"{call!r} was sent {MOST_SENDS} times and each worker lacked its code; do the workers of endpoint "

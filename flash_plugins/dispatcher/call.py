@@ -18,12 +18,22 @@ from concurrent.futures import CancelledError, Future, InvalidStateError
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from .. import code
-from ..errors import JobCancelled, PlatformUnavailable, ResultLost, UnpicklableError, WaitTimeout
+from ..errors import (
+    FlashPluginsError,
+    JobCancelled,
+    PayloadError,
+    PlatformUnavailable,
+    ResultLost,
+    UnpicklableError,
+    WaitTimeout,
+)
 from ..failure import decode_exception
+from ..objects.codec import is_packed
 from ..payload import Outcome
 from .threads import wake
 
 if TYPE_CHECKING:
+    from ..objects.space import Lease, ObjectSpace
     from .lane import Submission
 
 __all__ = ["Call"]
@@ -73,6 +83,9 @@ class Call(Future[T], Coroutine[Any, Any, T], Generic[T]):
         self._outcome: Outcome | None = None  # as it arrived, until somebody asks for the value
         self._decoded: tuple[bool, Any] | None = None
         self._run_callback: Callable[[Callable[[], object]], object] = _at_once  # a session has a thread for them
+        self._held: Lease | None = None  # the objects that it was sent with
+        self._objects: Callable[[], ObjectSpace] | None = None  # where those of its result are
+        self._result_lease: Lease | None = None  # those of its result, until it is decoded
         self._streamed: Outcome | None = None  # on an endpoint that streams: the result, or the end of the values
 
     def __repr__(self) -> str:
@@ -255,8 +268,20 @@ class Call(Future[T], Coroutine[Any, Any, T], Generic[T]):
     def _settle(self, outcome: Outcome | BaseException) -> None:
         """Give the call its outcome, unless it was cancelled meanwhile. What it was sent with is let go."""
         self._submission = None
+        held, self._held = self._held, None
+        if held is not None:
+            held.release()
         if self.done():
+            if isinstance(outcome, Outcome):
+                self._drop_objects(outcome.result)
             return
+        try:
+            if isinstance(outcome, Outcome) and outcome.result is not None:
+                self._result_lease = self._take_objects(outcome.result)
+        except PayloadError as missing:  # they are not there any more
+            outcome = self._gone_objects(missing)
+        except FlashPluginsError as error:
+            outcome = error
         try:
             if isinstance(outcome, BaseException):
                 self.set_exception(outcome)
@@ -300,10 +325,39 @@ class Call(Future[T], Coroutine[Any, Any, T], Generic[T]):
                 f"{self.function_name}() returned a generator, which cannot travel; make it a generator function "
                 "itself (a `yield` in its own body) to stream, or return a list"
             )
+        taken, self._result_lease = self._result_lease, None
         try:
-            return True, code.loads(outcome.result or b"")
+            return True, code.loads(outcome.result or b"", fetch=None if taken is None else taken.space)
         except Exception as error:  # noqa: BLE001 - unpickling runs the user's classes; it becomes the outcome
             return False, self._not_unpickled(error, "the result")
+        finally:
+            if taken is not None:
+                taken.release()  # what is mapped stays
+
+    def _take_objects(self, data: bytes) -> Lease | None:
+        """Hold the objects of what arrived, None if it has none.
+
+        Raises:
+            PayloadError: One is not there.
+            StoreError: The store cannot be used.
+        """
+        if not is_packed(data) or self._objects is None:
+            return None
+        return self._objects().take(data)
+
+    def _drop_objects(self, data: bytes | None) -> None:
+        """Let the objects of something that arrived go: nobody wants it."""
+        if data is not None and is_packed(data) and self._objects is not None:
+            self._objects().drop(data)
+
+    def _gone_objects(self, missing: PayloadError) -> ResultLost:
+        lost = ResultLost(
+            f"the result of {self._words()} is not in the store of large objects any more ({missing}): too much was "
+            "stored since, or the store was emptied; repeat the call",
+            job_id=self.job_id,
+        )
+        lost.__cause__ = missing
+        return lost
 
     def _not_unpickled(self, error: Exception, what: str) -> Exception:
         with contextlib.suppress(Exception):  # the user's class may refuse attributes

@@ -29,6 +29,7 @@ from .call import Call
 from .deadlines import Deadlines
 from .delay import delay_reason
 from .endings import internal
+from .objects import addressed
 from .retries import Attempts
 from .watch import Watch
 
@@ -291,6 +292,11 @@ class Lane(ABC):
         if self._handle is None:
             self._handle = await self._ensured()
         return self._handle
+
+    async def _envelope_of(self, submission: Submission) -> CallEnvelope:
+        """Return what to send of a call: only the platform that takes it knows where its objects go."""
+        await self._provisioned()
+        return addressed(submission.envelope, submission.call, self.session)
 
     async def _ensured(self) -> EndpointHandle:
         """Have the endpoint made or brought up to date; what can safely be tried again was."""

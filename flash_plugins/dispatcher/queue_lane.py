@@ -33,6 +33,7 @@ from ..platforms import api
 from .deadlines import execution_timeout_ms
 from .endings import ending_of, unknown
 from .lane import Lane, PlatformGone, Submission
+from .objects import with_objects
 from .stream import StreamCall
 from .window import PATIENCE_S, Patience, Window
 
@@ -84,7 +85,7 @@ class QueueLane(Lane):
 
     async def _outcome(self, submission: Submission) -> Outcome:
         """Send the call, with more blobs each time a worker lacks some, and return what came of it."""
-        envelope = submission.envelope
+        envelope = await self._envelope_of(submission)
         blobs = self._blobs_to_carry(envelope)
         for _ in range(_MAX_RESENDS):
             body = envelope.encode(blobs, self._policy_of(submission))
@@ -96,6 +97,7 @@ class QueueLane(Lane):
             if not outcome.missing:
                 self._known.update(envelope.needs)
                 return outcome
+            envelope = with_objects(envelope, [submission.call._held], outcome.missing)
             blobs = [digest for digest in outcome.missing if digest in envelope.blobs]
             if not blobs:
                 raise EnvelopeError(f"the worker asks for {outcome.missing}, which {submission.call!r} does not have")

@@ -23,12 +23,13 @@ from ..options import NO_OPTIONS, CallOptions
 from ..payload import CallEnvelope
 from ..platforms import api
 from ..platforms.packages import installation_env, worker_packages
-from ..settings import Settings
+from ..settings import ObjectSettings, Settings
 from .balanced_lane import BalancedLane
 from .call import Call
 from .claims import Claims
 from .deployments import Deployments
 from .lane import Lane, Submission
+from .objects import SessionObjects
 from .pauses import Pauses
 from .queue_lane import QueueLane
 from .stream import StreamCall
@@ -37,7 +38,8 @@ from .window import Poller
 
 if TYPE_CHECKING:
     from ..images import LocalImage
-    from ..platforms.base import Platform
+    from ..objects.space import ObjectSpace
+    from ..platforms.base import Connection, Platform
     from ..platforms.provision import EndpointPlan
     from ..platforms.runpod import EndpointHandle, RunpodClient
 
@@ -65,9 +67,17 @@ class Session:
         settings: What the process is set to, asked when the platform is chosen.
         hooks: The process's plugins.
         clock: Where the time of retries and limits comes from; None for the real one.
+        objects: Returns where the user wants large objects.
     """
 
-    def __init__(self, settings: Callable[[], Settings], hooks: HookManager, *, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        settings: Callable[[], Settings],
+        hooks: HookManager,
+        *,
+        clock: Clock | None = None,
+        objects: Callable[[], ObjectSettings] = ObjectSettings,
+    ) -> None:
         self._settings = settings
         self.clock = clock or SystemClock()
         self.pauses = Pauses(self, lambda submission: self._lane(submission.call.endpoint_name).requeue(submission))
@@ -88,6 +98,14 @@ class Session:
         self._provisioning: dict[str, asyncio.Lock] = {}
         self._told_skipped: set[str] = set()  # endpoints whose system_dependencies nobody installs here
         self.deployments = Deployments()
+        own = settings()
+        self.objects = SessionObjects(
+            self._connection,
+            setting=objects,
+            open_store=hooks.object_store,
+            threshold_bytes=own.objects_min_bytes,
+            max_bytes=own.objects_max_bytes,
+        )
         self._is_closed = False
 
     @property
@@ -101,6 +119,27 @@ class Session:
     def has_platform(self) -> bool:
         """Whether the platform was chosen."""
         return self._platform is not None
+
+    def _opened_objects(self) -> ObjectSpace:
+        """Return the objects of the platform that we are connected to. Loop thread."""
+        return self.objects.open(self.client.connection)
+
+    @property
+    def objects_url(self) -> str | None:
+        """The store of the platform that we are connected to, None for none."""
+        return None if self._client is None else self.objects.url_at(self._client.connection)
+
+    def _connection(self, timeout_s: float) -> Connection:
+        """Return where the platform is, started if it was not. Not the loop thread."""
+        if self._is_closed:
+            raise PlatformUnavailable("this process is ending, so no more calls are taken")
+        self.platform()
+
+        async def connection() -> Connection:
+            return (await self.connected()).connection
+
+        found: Connection = self.loop.call(connection(), timeout_s)
+        return found
 
     def platform(self) -> Platform:
         """Return the platform of this process, chosen on the first ask. Thread-safe; blocks on plugins only.
@@ -163,8 +202,9 @@ class Session:
             endpoint_name=name,
             function_name=function_name,
             number=next(self._numbers),
-            payload_bytes=len(envelope.args),
+            payload_bytes=len(envelope.args) + (0 if envelope.held is None else envelope.held.new_bytes),
         )
+        call._held, call._objects = envelope.held, self._opened_objects
         call._run_callback = self.delivery.post
         Future.add_done_callback(call, lambda _: self._claims.release(name))
 
@@ -378,6 +418,7 @@ class Session:
         finally:
             if self._connect_thread is not None:
                 self._connect_thread.join(_CONNECT_TIMEOUT_S)  # what it starts must not be started after the end
+            self.objects.close()
             if platform is not None:
                 platform.close()
             self.loop.stop()
@@ -419,6 +460,7 @@ class Session:
 
     def _forget_platform(self, reason: str) -> None:
         lanes = [*self._lanes.values(), *self._replaced]
+        self.objects.leave()
         client, self._client = self._client, None
         if client is not None:
             self.loop.spawn(client.aclose())

@@ -21,6 +21,7 @@ from typing import Any, Generic, TypeVar, cast
 from .. import code
 from ..errors import ResultLost, StreamConsumed
 from ..failure import decode_exception
+from ..objects.space import Lease
 from ..payload import Outcome
 from .call import Call
 from .threads import wake
@@ -32,6 +33,18 @@ T = TypeVar("T")
 #: What may wait for somebody who iterates before no more is fetched: bytes, and values.
 _MOST_WAITING_BYTES = 8_000_000
 _MOST_WAITING = 1_000
+
+
+class _Chunk:
+    """A yielded value as it arrived, with what holds its objects."""
+
+    def __init__(self, pickled: bytes, lease: Lease | None) -> None:
+        self._pickled = pickled
+        self._lease = lease
+        self.size = len(pickled) + (0 if lease is None else sum(ref.size for ref in lease.refs))
+
+    def value(self) -> Any:
+        return code.loads(self._pickled, fetch=None if self._lease is None else self._lease.space)
 
 
 class StreamCall(Call[list[T]], Generic[T]):
@@ -47,7 +60,7 @@ class StreamCall(Call[list[T]], Generic[T]):
             endpoint_name=endpoint_name, function_name=function_name, number=number, payload_bytes=payload_bytes
         )
         self._changed = threading.Condition()  # guards what is below; never held while users' code runs
-        self._chunks: deque[bytes] = deque()
+        self._chunks: deque[_Chunk] = deque()
         self._waiting_bytes = 0
         self._received = 0  # of this run
         self._run: str | None = None
@@ -143,17 +156,17 @@ class StreamCall(Call[list[T]], Generic[T]):
             self._is_iterated = self._is_bounded = True
             return None
 
-    def _looked_at(self) -> bytes | None:
+    def _looked_at(self) -> _Chunk | None:
         """Return the next chunk and leave it there: Ctrl-C while it is unpickled does not lose it."""
         if not self._chunks:
             return None
         self._given += 1
         return self._chunks[0]
 
-    def _taken(self, chunk: bytes) -> T:
+    def _taken(self, chunk: _Chunk) -> T:
         """Return the value of the next chunk, which is let go; what unpickling raises is the outcome of the call."""
         try:
-            value = code.loads(chunk)
+            value = chunk.value()
         except Exception as error:  # unpickling runs the user's classes
             self._not_unpickled(error, "a value")
             with self._decoding:
@@ -167,7 +180,7 @@ class StreamCall(Call[list[T]], Generic[T]):
         with self._changed:
             if self._chunks:  # else `cancel` of another thread let them go
                 self._chunks.popleft()
-                self._waiting_bytes -= len(chunk)
+                self._waiting_bytes -= chunk.size
             has_room = not self._is_full()
         if has_room:
             self._on_room()
@@ -259,8 +272,9 @@ class StreamCall(Call[list[T]], Generic[T]):
             if not self._is_next(outcome):
                 return
             self._received += 1
-            self._chunks.append(outcome.chunk)
-            self._waiting_bytes += len(outcome.chunk)
+            chunk = _Chunk(outcome.chunk, self._take_objects(outcome.chunk))
+            self._chunks.append(chunk)
+            self._waiting_bytes += chunk.size
             self._changed.notify_all()
         self._on_change()
 
@@ -305,7 +319,7 @@ class StreamCall(Call[list[T]], Generic[T]):
         if self._is_iterated:
             return True, None  # no list of values: they are given out one by one
         try:
-            values = [code.loads(chunk) for chunk in self._chunks]
+            values = [chunk.value() for chunk in self._chunks]
         except Exception as error:  # noqa: BLE001 - unpickling runs the user's classes; it becomes the outcome
             return False, self._not_unpickled(error, "a value")
         self._drop_chunks()

@@ -166,6 +166,11 @@ CONTAINER_ID_FILE: Final = "container.id"
 #: Variable the local platform gives its workers: a directory they share, removed with the platform.
 CACHE_DIR_ENV: Final = "FLASH_PLUGINS_CACHE_DIR"
 
+#: Variables that callers and workers read: how long a part of a pickle must be to become an object, and how much may be
+#: in a folder of one machine, bytes.
+OBJECTS_MIN_BYTES_ENV: Final = "FLASH_PLUGINS_OBJECTS_MIN_BYTES"
+OBJECTS_MAX_BYTES_ENV: Final = "FLASH_PLUGINS_OBJECTS_MAX_BYTES"
+
 #: Endpoint environment variable: what kind of worker this is. `stream`: takes jobs, its handler streams; `http`:
 #: serves the routes of a load-balanced endpoint; `calls`: runs calls that come as HTTP requests; absent: takes jobs and
 #: answers each once.

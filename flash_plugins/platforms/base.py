@@ -54,6 +54,8 @@ class Connection:
         runs_images: Whether workers start from the endpoint's image; False where `flash_local_image` finds a command
             that stands for it.
         volume_note: What its user should know when a network volume is created, as one clause.
+        objects: URL of the store where large parts of arguments and results go, which its workers can read and write;
+            None if there is none.
         keeps_endpoints: Use an endpoint that exists as it is, instead of bringing it up to date: a worker that calls
             another endpoint knows neither its environment nor what else its owner has changed.
         wrap: Returns what requests go through in the place of the transport that it is given: what counts, records or
@@ -71,6 +73,7 @@ class Connection:
     queue_delay_s: float | None = None
     runs_images: bool = True
     volume_note: str = "it costs money until it is deleted"
+    objects: str | None = None
     keeps_endpoints: bool = False
     wrap: Callable[[httpx.AsyncBaseTransport], httpx.AsyncBaseTransport] | None = field(default=None, repr=False)
 

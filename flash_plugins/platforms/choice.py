@@ -173,6 +173,7 @@ class LocalPlatform:
                 queue_delay_s=api.QUEUE_DELAY_MIN_S,
                 runs_images=False,
                 volume_note=f"a folder below {volumes_base(self._running.run_dir)}",
+                objects=self._running.objects,
             )
 
     def lost_reason(self) -> str | None:

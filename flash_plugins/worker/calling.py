@@ -12,6 +12,7 @@ from typing import Any
 from .. import code
 from ..errors import JobTimeout, UnpicklableError
 from ..payload import RESULT_REMEDY, check_size, encoded_size
+from .store import result_sink
 
 __all__ = [
     "CANCELLATIONS",
@@ -80,7 +81,7 @@ def pickled(
         PayloadTooLarge: It takes more than `limit_bytes` on the wire.
     """
     what = f"the result of {name_of(function)}()"
-    content = code.dumps(value, what=what).data
+    content = code.dumps(value, what=what, sink=result_sink()).data
     check_size(size(len(content)), limit_bytes, what, RESULT_REMEDY)
     return content
 

@@ -1,20 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """One call: from its envelope to something that can be called, with what the worker remembers between calls.
 
-    envelope ──► blobs (memory, then disk) ──► source bundle on sys.path ──► function or instance ──► args
+    envelope ──► blobs, objects (mapped from a folder) ──► source bundle on sys.path ──► function or instance ──► args
 
 It never talks to a platform and never decides where or when a call runs (see `runner`).
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import platform as python_platform
-import re
-import tempfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from threading import RLock
@@ -23,13 +20,15 @@ from typing import Any, cast
 from .. import code
 from ..code.cargo import Cargo, PackedCargo, load
 from ..errors import EnvelopeError, PayloadError
-from ..payload import CallEnvelope, digest_of
+from ..objects.codec import refs_of
+from ..objects.directory import DirectoryStore
+from ..objects.space import DEFAULT_THRESHOLD_BYTES
+from ..objects.store import ObjectStore, Ref
+from ..payload import CallEnvelope
+from ..platforms import api
+from .store import Stores, space_of_thread, use_space
 
-__all__ = ["BlobCache", "MissingBlobs", "Prepared", "Preparer", "python_version"]
-
-logger = logging.getLogger(__name__)
-
-_DIGEST = re.compile(r"[0-9a-f]{64}")
+__all__ = ["MissingBlobs", "Prepared", "Preparer", "python_version"]
 
 #: Functions and classes, and instances, that a worker keeps; the least recently used one goes first.
 _LOADED_MAX = 256
@@ -56,56 +55,6 @@ class MissingBlobs(PayloadError):
         super().__init__(f"this worker lacks {', '.join(digest[:12] for digest in self.digests)}")
 
 
-class BlobCache:
-    """Blobs by digest, on disk so that all workers of one machine share them. Process- and thread-safe."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-
-    def add(self, digest: str, content: bytes) -> None:
-        """Keep a blob.
-
-        Raises:
-            EnvelopeError: Its content is not what the digest says.
-        """
-        if digest_of(content) != digest:
-            raise EnvelopeError(f"blob {digest[:12]} was changed on its way: its content has another digest")
-        path = self._path(digest)
-        if path.exists():
-            return
-        handle, temporary = tempfile.mkstemp(dir=self._folder, prefix=".incoming-")
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.replace(temporary, path)  # whole or not at all, whoever else writes it
-
-    def has(self, digest: str) -> bool:
-        """Return whether the blob is here."""
-        return self._path(digest).exists()
-
-    def _path(self, digest: str) -> Path:
-        if not _DIGEST.fullmatch(digest):
-            raise EnvelopeError(f"{digest[:80]!r} is no digest: the call's envelope is damaged")
-        return self._folder / digest
-
-    def read(self, digest: str) -> bytes:
-        """Return a blob's content.
-
-        Raises:
-            MissingBlobs: It is not here, or its file was damaged and is removed: it must be sent again.
-        """
-        path = self._path(digest)
-        try:
-            content = path.read_bytes()
-        except FileNotFoundError:
-            raise MissingBlobs([digest]) from None
-        if digest_of(content) != digest:
-            logger.warning("the cached blob %s was changed on disk; it is fetched again", digest[:12])
-            path.unlink(missing_ok=True)
-            raise MissingBlobs([digest])
-        return content
-
-
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """A call that only needs to be made: `function(*args, **kwargs)`."""
@@ -118,15 +67,33 @@ class Prepared:
 class Preparer:
     """Turns envelopes into calls, remembering functions, bundles and instances. Thread-safe."""
 
-    def __init__(self, cache_folder: Path) -> None:
+    def __init__(
+        self,
+        cache_folder: Path,
+        *,
+        threshold_bytes: int = DEFAULT_THRESHOLD_BYTES,
+        max_bytes: int | None = None,
+    ) -> None:
         #: What workers of this machine share.
         self.folder = cache_folder
-        self._blobs = BlobCache(cache_folder / "blobs")
+        self._stores = Stores(cache_folder, max_bytes=max_bytes, open_store=_opened)
+        self._blobs = DirectoryStore(cache_folder / "blobs")
+        self._threshold_bytes = threshold_bytes
         self._bundles = cache_folder / "bundles"
         self._lock = RLock()
         self._active_bundle: str | None = None
         self._loaded = _Recent(_LOADED_MAX)  # functions and classes of users, by digest
         self._instances = _Recent(_INSTANCES_MAX)
+
+    @classmethod
+    def of(cls, environ: Mapping[str, str]) -> Preparer:
+        """Return the one that a worker's environment describes."""
+        most = environ.get(api.OBJECTS_MAX_BYTES_ENV)
+        return cls(
+            Path(environ[api.CACHE_DIR_ENV]),
+            threshold_bytes=int(environ.get(api.OBJECTS_MIN_BYTES_ENV) or DEFAULT_THRESHOLD_BYTES),
+            max_bytes=int(most) if most else None,
+        )
 
     def prepare(self, envelope: CallEnvelope) -> Prepared:
         """Return the call that the envelope describes.
@@ -152,12 +119,17 @@ class Preparer:
                 f"the caller runs Python {envelope.python} and this worker Python {python_version()}: functions "
                 "travel as bytecode, so both must have the same minor version; use a worker image of the caller's"
             )
+        space = self._stores.of(envelope.objects)
+        use_space(space, self._threshold_bytes)
+        named = {envelope.code, envelope.bundle, envelope.instance}
+        for digest, content in envelope.blobs.items():
+            (self._blobs if digest in named else space.cache).add(digest, content)
+        lacking = [digest for digest in named if digest and not self._is_here(digest)]
+        if not lacking:
+            lacking = [ref.digest for ref in space.pull(self._objects_of(envelope))]
+        if lacking:
+            raise MissingBlobs(lacking)
         with self._lock:
-            for digest, content in envelope.blobs.items():
-                self._blobs.add(digest, content)
-            missing = [d for d in envelope.needs if not self._is_loaded(d) and not self._blobs.has(d)]
-            if missing:
-                raise MissingBlobs(missing)
             if envelope.bundle is not None:
                 self._activate(envelope.bundle)
             target = self._load(envelope.code)
@@ -168,7 +140,7 @@ class Preparer:
 
     def arguments(self, pickled: bytes) -> Arguments:
         """Return the arguments of one call."""
-        return cast("Arguments", code.loads(pickled))
+        return cast("Arguments", code.loads(pickled, fetch=space_of_thread()))
 
     def deployed(self, packed: PackedCargo) -> Cargo:
         """Return the functions that were deployed with the endpoint: the same object until a module of them changes.
@@ -178,32 +150,59 @@ class Preparer:
         """
         with self._lock:
             if packed.bundle_digest is not None:
-                if packed.bundle_digest != self._active_bundle and not self._blobs.has(packed.bundle_digest):
+                if not self._is_here(packed.bundle_digest):
                     self._blobs.add(packed.bundle_digest, packed.bundle)
                 self._activate(packed.bundle_digest)
             return cast("Cargo", self._loaded.get_or_make(packed.digest, lambda: load(packed.code)))
 
-    def _is_loaded(self, digest: str) -> bool:
-        return digest in self._loaded or digest == self._active_bundle
+    def _is_here(self, digest: str) -> bool:
+        return digest in self._loaded or digest == self._active_bundle or self._blobs.find(digest) is not None
+
+    def _objects_of(self, envelope: CallEnvelope) -> Iterator[Ref]:
+        """Iterate the objects that the calls of an envelope need; those of what is loaded are in memory already."""
+        for part in (envelope.args, *envelope.batch):
+            yield from refs_of(part)
+        if envelope.code not in self._loaded:
+            yield from refs_of(self._read(envelope.code))
+        if envelope.instance is not None and (envelope.code, envelope.instance) not in self._instances:
+            yield from refs_of(self._read(envelope.instance))
+
+    def _read(self, digest: str) -> bytes:
+        """Return a blob's content.
+
+        Raises:
+            MissingBlobs: It is not here, or its file was damaged and is removed: it must be sent again.
+        """
+        content = self._blobs.read(digest)
+        if content is None:
+            raise MissingBlobs([digest])
+        return content
 
     def _activate(self, digest: str) -> None:
         if digest == self._active_bundle:
             return
-        folder = code.install_bundle(digest, self._blobs.read(digest), self._bundles)
+        folder = code.install_bundle(digest, self._read(digest), self._bundles)
         if code.activate_bundle(folder):  # changed source: what was loaded from the old one is out of date
             self._loaded.clear()
             self._instances.clear()
         self._active_bundle = digest
 
     def _load(self, digest: str) -> Any:
-        return self._loaded.get_or_make(digest, lambda: code.loads(self._blobs.read(digest)))
+        return self._loaded.get_or_make(digest, lambda: code.loads(self._read(digest), fetch=space_of_thread()))
 
     def _instance(self, code_digest: str, made_of: Any, arguments: str) -> Any:
         def make() -> Any:
-            args, kwargs = cast("Arguments", code.loads(self._blobs.read(arguments)))
+            args, kwargs = cast("Arguments", code.loads(self._read(arguments), fetch=space_of_thread()))
             return made_of(*args, **kwargs)
 
         return self._instances.get_or_make((code_digest, arguments), make)
+
+
+def _opened(url: str) -> ObjectStore:
+    from ..objects.location import S3Access
+    from ..objects.open import open_store  # for a store beyond this machine only
+
+    return open_store(url, access=S3Access.of(os.environ))
 
 
 class _Recent:

@@ -30,7 +30,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -50,6 +49,7 @@ from .lifeline import die_with_parent
 from .link import CALL, CANCEL, CHUNK, CREDIT, DONE, NEWS, PLAIN, STREAMS, BlockingLink
 from .plain import plain
 from .run import MissingBlobs, Prepared, Preparer
+from .store import result_sink
 
 __all__ = ["CANCELLED_EXIT_CODE", "Runner", "main"]
 
@@ -320,7 +320,7 @@ class Runner:
         """Send what is yielded, no faster than it is taken; returns the outcome that ends the stream."""
         count, run = 0, secrets.token_hex(4)  # the caller tells a run of the job from another by its token
         for value in values:
-            chunk = code.dumps(value, what="a yielded value").data
+            chunk = code.dumps(value, what="a yielded value", sink=result_sink()).data
             check_size(form.size(len(chunk)), form.chunk_max_bytes, "a yielded value", CHUNK_REMEDY)
             self._send_chunk(job_id, form.encode_chunk(Outcome(chunk=chunk, index=count, run=run)))
             count += 1
@@ -438,7 +438,7 @@ def main() -> None:
     faulthandler.enable()  # the worker's log, and so the error of a lost worker, shows where it crashed
     _give_children_default_signals()
     environ = os.environ
-    preparer = Preparer(Path(environ["FLASH_PLUGINS_CACHE_DIR"]))
+    preparer = Preparer.of(environ)
     concurrency = int(environ.get(api.MAX_CONCURRENCY_ENV, "1"))
     runner = Runner(
         link,

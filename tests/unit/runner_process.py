@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from flash_plugins.code import dumps, loads
-from flash_plugins.payload import CallEnvelope, Outcome, decode_failure_text, decode_outcome, digest_of
+from flash_plugins.objects.digest import digest_of
+from flash_plugins.payload import CallEnvelope, Outcome, decode_failure_text, decode_outcome
 from flash_plugins.platforms import api
 from flash_plugins.worker.handback import HandBack
 from flash_plugins.worker.run import python_version

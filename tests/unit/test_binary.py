@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from flash_plugins import EnvelopeError
 from flash_plugins.batches import CallResult
 from flash_plugins.binary import frames, head_of, pack, split, unpack
-from flash_plugins.payload import CallEnvelope, Outcome, decode_outcome, digest_of
+from flash_plugins.objects.digest import digest_of
+from flash_plugins.payload import CallEnvelope, Outcome, decode_outcome
 
 fields = st.dictionaries(
     st.text(max_size=10),

@@ -20,7 +20,8 @@ import pytest
 from flash_plugins import code
 from flash_plugins.binary import unpack
 from flash_plugins.exchange import CALLS_PATH, KEY_HEADER, CallAnswer, CallState, proof_of, request_body
-from flash_plugins.payload import CallEnvelope, Outcome, decode_outcome, digest_of
+from flash_plugins.objects.digest import digest_of
+from flash_plugins.payload import CallEnvelope, Outcome, decode_outcome
 from flash_plugins.platforms import api
 from tests.support import require
 from tests.unit.worker_process import DEADLINE_S, Answer, Worker, worker

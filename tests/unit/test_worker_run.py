@@ -16,8 +16,9 @@ import pytest
 
 from flash_plugins import EnvelopeError
 from flash_plugins.code import activation, dumps
-from flash_plugins.payload import CallEnvelope, digest_of
-from flash_plugins.worker.run import BlobCache, MissingBlobs, Preparer, python_version
+from flash_plugins.objects.digest import digest_of
+from flash_plugins.payload import CallEnvelope
+from flash_plugins.worker.run import MissingBlobs, Preparer, python_version
 
 
 def add(a: int, b: int = 1) -> int:
@@ -89,71 +90,6 @@ def bundle_of(**sources: str) -> bytes:
     return buffer.getvalue()
 
 
-def test_a_blob_is_kept_under_its_digest(tmp_path: Path) -> None:
-    cache = BlobCache(tmp_path / "deep" / "blobs")
-    digest = digest_of(b"content")
-    assert not cache.has(digest)
-    cache.add(digest, b"content")
-    assert cache.has(digest)
-    assert cache.read(digest) == b"content"
-    assert [path.name for path in (tmp_path / "deep" / "blobs").iterdir()] == [digest]
-
-
-def test_the_folder_is_the_users_own(tmp_path: Path) -> None:
-    BlobCache(tmp_path / "blobs")
-    assert (tmp_path / "blobs").stat().st_mode & 0o777 == 0o700
-
-
-def test_a_blob_of_another_content_is_refused(tmp_path: Path) -> None:
-    cache = BlobCache(tmp_path)
-    with pytest.raises(EnvelopeError, match="changed on its way"):
-        cache.add(digest_of(b"content"), b"other")
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_blob_that_was_changed_on_disk_is_asked_for_again(tmp_path: Path) -> None:
-    cache = BlobCache(tmp_path)
-    digest = digest_of(b"content")
-    cache.add(digest, b"content")
-    (tmp_path / digest).write_bytes(b"evil")
-    with pytest.raises(MissingBlobs):
-        cache.read(digest)
-    cache.add(digest, b"content")
-    assert cache.read(digest) == b"content"
-
-
-def test_a_digest_cannot_name_a_file_elsewhere(tmp_path: Path) -> None:
-    secret = tmp_path / "secret"
-    secret.write_bytes(b"content")
-    cache = BlobCache(tmp_path / "blobs")
-    with pytest.raises(EnvelopeError):
-        cache.read("../secret")
-    with pytest.raises(EnvelopeError):
-        cache.add("../planted", b"content")
-    assert not (tmp_path / "planted").exists()
-
-
-def test_a_blob_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(MissingBlobs) as caught:
-        BlobCache(tmp_path).read("f" * 64)
-    assert caught.value.digests == ("f" * 64,)
-
-
-def test_two_caches_on_one_folder_share_their_blobs(tmp_path: Path) -> None:
-    first, second = BlobCache(tmp_path), BlobCache(tmp_path)
-    contents = [b"%d" % n * 1000 for n in range(50)]
-
-    def add_all(cache: BlobCache) -> None:
-        for content in contents:
-            cache.add(digest_of(content), content)
-
-    with ThreadPoolExecutor(8) as pool:
-        for done in [pool.submit(add_all, cache) for cache in (first, second) * 4]:
-            done.result()
-    assert all(second.read(digest_of(content)) == content for content in contents)
-    assert len(list(tmp_path.iterdir())) == 50
-
-
 def test_a_call_is_prepared(preparer: Preparer) -> None:
     prepared = preparer.prepare(envelope(add, 1, b=2))
     assert (prepared.args, prepared.kwargs) == ((1,), {"b": 2})
@@ -191,7 +127,7 @@ def test_code_is_found_on_disk_by_another_worker(tmp_path: Path) -> None:
 def test_code_that_is_loaded_needs_no_disk(preparer: Preparer, tmp_path: Path) -> None:
     call = envelope(add, 1)
     first = preparer.prepare(call).function
-    (tmp_path / "cache" / "blobs" / call.code).unlink()
+    (tmp_path / "cache" / "blobs" / "objects" / call.code).unlink()
     again = preparer.prepare(envelope(add, 5, carries=False))
     assert again.function is first
     assert again.args == (5,)
@@ -210,7 +146,7 @@ def test_code_that_was_changed_on_its_way_never_runs(preparer: Preparer, tmp_pat
 def test_code_that_was_changed_on_disk_never_runs(tmp_path: Path) -> None:
     call = envelope(add, 1)
     result(Preparer(tmp_path), call)
-    (tmp_path / "blobs" / call.code).write_bytes(dumps(Counter, what="it").data)
+    (tmp_path / "blobs" / "objects" / call.code).write_bytes(dumps(Counter, what="it").data)
     with pytest.raises(MissingBlobs):
         Preparer(tmp_path).prepare(envelope(add, 1, carries=False))
 

@@ -4,11 +4,12 @@
     platform ──stdin: one JSON command a line──> guardian ──fork, own session──> worker, its children, …
              <──stdout: one JSON event a line───
 
-It runs as a script of its own (`python -I -S guardian.py RUN_DIR`), with the standard library only. Its
+It runs as a script of its own (`python -I -S guardian.py RUN_DIR OBJECTS_DIR`), with the standard library only. Its
 stdin is a pipe that only the platform holds: when the platform ends, however it ends, the pipe closes, and
 the guardian kills every process group it started and every orphan it inherited, removes the run directory
-and ends. It is a child subreaper where the kernel has that (Linux), so that a process which left its
-worker's group still ends up as its child. A container is removed by its id: it is a child of Docker's engine.
+and the folder of large objects, and ends. It is a child subreaper where the kernel has that (Linux), so that a
+process which left its worker's group still ends up as its child. A container is removed by its id: it is a child
+of Docker's engine.
 
 Commands: `{"op": "start", "id", "argv", "env", "cwd", "log"}`, `{"op": "signal", "id", "signal"}`.
 Events: `{"id", "pid"}`, `{"id", "exit": code, negative for a signal}`, `{"id", "failed": reason}`.
@@ -17,6 +18,7 @@ Events: `{"id", "pid"}`, `{"id", "exit": code, negative for a signal}`, `{"id", 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import selectors
@@ -44,8 +46,9 @@ _CONTAINER_ID_FILE = "container.id"
 class Guardian:
     """Starts, signals, reaps and finally kills workers."""
 
-    def __init__(self, run_dir: str) -> None:
+    def __init__(self, run_dir: str, objects: str) -> None:
         self._run_dir = run_dir
+        self._objects = objects
         self._workers: dict[int, dict[str, Any]] = {}  # by process: the command that started it
         self._removals: set[int] = set()  # processes that remove containers
 
@@ -73,6 +76,8 @@ class Guardian:
                 next_log_check = time.monotonic() + _LOG_CHECK_S
         self._kill_all()
         _remove(self._run_dir)
+        _remove(self._objects)
+        _remove_unheld(os.path.dirname(self._objects))
 
     def _obey(self, command: dict[str, Any]) -> None:
         if command["op"] == "start":
@@ -257,8 +262,19 @@ def _remove(directory: str) -> None:
         time.sleep(0.05)
 
 
+def _remove_unheld(base: str) -> None:
+    """Remove what callers that were killed kept of the objects, see `objects.holds`: nobody else may come to do it."""
+    prefix = f"flash-plugins-held-{os.getuid()}-"
+    with contextlib.suppress(OSError):
+        for name in os.listdir(base):
+            if name.startswith(prefix):
+                with contextlib.suppress(OSError), open(os.path.join(base, name, ".lock"), "rb") as lock:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(os.path.join(base, name), ignore_errors=True)
+
+
 def main() -> None:
-    """Guard the workers of one platform: `guardian.py RUN_DIR`, commands on stdin."""
+    """Guard the workers of one platform: `guardian.py RUN_DIR OBJECTS_DIR`, commands on stdin."""
     # Handlers that do nothing, not SIG_IGN: workers would inherit that, and the SDK's ping process, which
     # knows SIGTERM's default action only, would never end.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
@@ -268,7 +284,7 @@ def main() -> None:
     os.set_blocking(wakeup_writer, False)
     os.set_blocking(wakeups, False)
     signal.set_wakeup_fd(wakeup_writer, warn_on_full_buffer=False)
-    Guardian(sys.argv[1]).serve(0, wakeups)
+    Guardian(sys.argv[1], sys.argv[2]).serve(0, wakeups)
 
 
 if __name__ == "__main__":

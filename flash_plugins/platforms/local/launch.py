@@ -44,6 +44,7 @@ class RunningPlatform:
         pid: Its process.
         run_dir: Its files; gone once it has ended.
         is_detached: True if it outlives this process.
+        objects: URL of the folder for large objects that it shares with its workers.
     """
 
     url: str
@@ -51,6 +52,7 @@ class RunningPlatform:
     pid: int
     run_dir: Path
     is_detached: bool = True
+    objects: str | None = None
     _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
     _log: IO[bytes] | None = field(default=None, repr=False)
 
@@ -171,7 +173,9 @@ def launch(
         raise
     assert process.stdout is not None
     process.stdout.close()
-    platform = RunningPlatform(ready["url"], ready["key"], ready["pid"], Path(ready["run_dir"]), detach, process, log)
+    platform = RunningPlatform(
+        ready["url"], ready["key"], ready["pid"], Path(ready["run_dir"]), detach, ready["objects"], process, log
+    )
     if detach:
         # The started process has forked the platform and ended.
         process.stdin.close()
@@ -201,7 +205,7 @@ def find_running() -> RunningPlatform | None:
         return None
     url, key, pid = str(note["url"]), str(note["key"]), int(str(note["pid"]))
     if _process_exists(pid) and noted_end(Path(str(note["run_dir"]))) is None and _answers(url, key, pid):
-        return RunningPlatform(url, key, pid, Path(str(note["run_dir"])))
+        return RunningPlatform(url, key, pid, Path(str(note["run_dir"])), objects=str(note["objects"]))
     forget_state(pid)
     return None
 

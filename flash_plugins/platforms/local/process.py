@@ -2,7 +2,7 @@
 """The platform's own process: from its options to a served port, and to an end that leaves nothing behind.
 
     owner ──stdin: options as one JSON line, then held open──> this process ──pipe──> guardian ──> workers
-          <──stdout: {"url", "key", "pid", "run_dir"} as one line────
+          <──stdout: {"url", "key", "pid", "run_dir", "objects"} as one line────
 
 It ends when it is told to (SIGTERM, SIGINT), when its owner's pipe closes, when its owner is no longer its
 parent (a forked child of the owner may hold the pipe), or when the guardian is gone.
@@ -28,6 +28,7 @@ from pathlib import Path
 import uvicorn
 
 from ...cork import corked_protocol
+from ...objects.holds import OwnFolder
 from .. import api
 from .balanced import balanced_environment
 from .clock import Clock, MovableClock, SystemClock
@@ -42,10 +43,12 @@ from .sockets import SocketProxy
 from .state import (
     RUN_DIR_PREFIX,
     forget_state,
+    make_objects_folder,
     note_end,
     occupy,
     remove_abandoned,
     runtime_base,
+    url_of,
     volumes_base,
     write_state,
 )
@@ -121,6 +124,7 @@ def run(options: Options) -> None:
     listener = _listen(options.port)
     remove_abandoned(runtime_base())
     run_dir = Path(tempfile.mkdtemp(prefix=RUN_DIR_PREFIX.format(os.getuid()), dir=runtime_base()))
+    objects = make_objects_folder(run_dir)
     config = uvicorn.Config(
         "",
         log_config=None,
@@ -138,12 +142,13 @@ def run(options: Options) -> None:
         backlog=2048,
     )
     with occupy(run_dir), asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_Platform(options, listener, run_dir).serve(config))
+        runner.run(_Platform(options, listener, run_dir, objects).serve(config))
 
 
 class _Platform:
-    def __init__(self, options: Options, listener: socket.socket, run_dir: Path) -> None:
+    def __init__(self, options: Options, listener: socket.socket, run_dir: Path, objects: OwnFolder) -> None:
         self._options = options
+        self._objects = objects
         self._listener = listener
         self._run_dir = run_dir
         self._key = options.key or secrets.token_urlsafe(24)
@@ -155,7 +160,7 @@ class _Platform:
     async def serve(self, config: uvicorn.Config) -> None:
         faults = self._options.faults or Faults()
         clock = MovableClock() if faults.has_movable_clock else SystemClock()
-        processes = (AbsentProcesses if faults.is_workerless else GuardedProcesses)(self._run_dir)
+        processes = (AbsentProcesses if faults.is_workerless else GuardedProcesses)(self._run_dir, self._objects.path)
         await processes.open()
         _allow_many_connections()  # after the guardian has started: workers keep the limit of this machine
         webhooks = Webhooks(clock)
@@ -170,6 +175,8 @@ class _Platform:
                 own = protocol_environment(self._url, spec, worker, str(cache_dir), is_capped=is_capped)
             if api.ENDPOINT_NAME_ENV in spec.env:  # our own workers may call other endpoints; nobody else gets the key
                 own = {**own, api.PLATFORM_URL_ENV: self._url, api.PLATFORM_KEY_ENV: self._key}
+            if api.OBJECTS_ENV not in {**os.environ, **spec.env}:
+                own = {**own, api.OBJECTS_ENV: url_of(self._objects)}
             return worker_environment(spec.env, {**own, **volumes.environment(spec.fields)})
 
         volumes = Volumes(volumes_base(self._run_dir))
@@ -211,6 +218,7 @@ class _Platform:
         await session.close()
         # The guardian has done this, unless it was killed.
         shutil.rmtree(self._run_dir, ignore_errors=True)
+        self._objects.remove()
         if self._options.is_announced:
             forget_state(os.getpid())
 
@@ -245,6 +253,7 @@ class _Platform:
 
     def _announce(self) -> None:
         ready = {"url": self._url, "key": self._key, "pid": os.getpid(), "run_dir": str(self._run_dir)}
+        ready["objects"] = url_of(self._objects)
         if self._options.is_announced:
             write_state(ready)
         sys.stdout.write(json.dumps(ready) + "\n")

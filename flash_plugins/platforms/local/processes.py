@@ -60,8 +60,9 @@ class Processes(Protocol):
 class GuardedProcesses:
     """Worker processes under the guardian. Belongs to one event loop."""
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(self, run_dir: Path, objects: str) -> None:
         self._run_dir = run_dir
+        self._objects = objects
         self._guardian: asyncio.subprocess.Process | None = None
         self._listeners: dict[str, ExitListener] = {}
         self._pids: dict[str, int] = {}
@@ -77,7 +78,7 @@ class GuardedProcesses:
         for name in ("logs", "scratch"):
             (self._run_dir / name).mkdir(mode=0o700)
         self._guardian = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", "-S", str(_GUARDIAN), str(self._run_dir)),
+            *(sys.executable, "-I", "-S", str(_GUARDIAN), str(self._run_dir), self._objects),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             start_new_session=True,

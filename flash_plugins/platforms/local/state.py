@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where this user's local platforms keep their files, and the note a platform run by hand leaves there.
 
-Standard library only, and needs no home directory: both the platform's process and its clients use it.
+Nothing heavy, and needs no home directory: both the platform's process and its clients use it.
 """
 
 from __future__ import annotations
@@ -14,11 +14,18 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote
+
+from ...objects.directory import SCHEME
+from ...objects.holds import HELD_PREFIX, OwnFolder
+from ...objects.holds import remove_abandoned as remove_abandoned_folders
+from ...objects.spaces import local_base
 
 __all__ = [
     "RUN_DIR_PREFIX",
     "detached_dir",
     "forget_state",
+    "make_objects_folder",
     "note_end",
     "noted_end",
     "occupy",
@@ -26,12 +33,15 @@ __all__ = [
     "remove_abandoned",
     "runtime_base",
     "state_path",
+    "url_of",
     "volumes_base",
     "write_state",
 ]
 
 #: How the name of a run directory begins; the braces stand for the user's number.
 RUN_DIR_PREFIX = "flash-plugins-run-{}-"
+#: The same for the folder of large objects.
+OBJECTS_PREFIX = "flash-plugins-objects-{}-"
 #: File in a run directory that its platform keeps locked.
 _LOCK = "lock"
 #: File in a run directory that says why its platform is ending.
@@ -59,6 +69,22 @@ def volumes_base(run_dir: Path) -> Path:
     nearest = next(folder for folder in (volumes, *volumes.parents) if folder.exists())
     is_usable = volumes.is_absolute() and nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
     return volumes if is_usable else run_dir / "volumes"
+
+
+def make_objects_folder(run_dir: Path) -> OwnFolder:
+    """Return a platform's folder for large objects: in memory if there is enough, else below `run_dir`.
+
+    What platforms and their callers left there is removed, if all of them were killed.
+    """
+    base = local_base(run_dir)
+    for prefix in (OBJECTS_PREFIX, HELD_PREFIX):
+        remove_abandoned_folders(base, prefix)
+    return OwnFolder(base, OBJECTS_PREFIX)
+
+
+def url_of(objects: OwnFolder) -> str:
+    """Return the URL of a platform's folder for large objects."""
+    return f"{SCHEME}://{quote(objects.path)}"
 
 
 def detached_dir() -> Path:
@@ -122,7 +148,7 @@ def state_path() -> Path:
 
 
 def write_state(ready: dict[str, object]) -> None:
-    """Leave a note (0600) for `find_running`: `url`, `key`, `pid`, `run_dir`."""
+    """Leave a note (0600) for `find_running`: `url`, `key`, `pid`, `run_dir`, `objects`."""
     path = detached_dir() / state_path().name
     draft = path.with_suffix(f".{os.getpid()}")
     with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
@@ -136,7 +162,7 @@ def read_state() -> dict[str, object] | None:
         note = json.loads(state_path().read_text())
     except (OSError, ValueError):
         return None
-    is_complete = isinstance(note, dict) and {"url", "key", "pid", "run_dir"} <= note.keys()
+    is_complete = isinstance(note, dict) and {"url", "key", "pid", "run_dir", "objects"} <= note.keys()
     return note if is_complete else None
 
 

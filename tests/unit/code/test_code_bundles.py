@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import io
 import pickle
@@ -25,6 +24,7 @@ from flash_plugins.code import (
 )
 from flash_plugins.code.bundle import MAX_BUNDLE_BYTES
 from flash_plugins.errors import EnvelopeError, PayloadTooLarge
+from flash_plugins.objects.digest import digest_of
 
 WriteFiles = Callable[..., Path]
 
@@ -42,7 +42,7 @@ def test_bundle_is_deterministic_and_cached(importable: WriteFiles) -> None:
     assert first is not None
     assert other is not None
     assert again is first
-    assert other.digest == first.digest == hashlib.sha256(first.data).hexdigest()
+    assert other.digest == first.digest == digest_of(first.data)
     assert first.size_bytes == len("import two\n") + len("import one\n")
 
 
@@ -104,7 +104,7 @@ def _archive(entries: dict[str, str]) -> tuple[str, bytes]:
     with zipfile.ZipFile(target, "w") as archive:
         for name, source in entries.items():
             archive.writestr(name, source)
-    return hashlib.sha256(target.getvalue()).hexdigest(), target.getvalue()
+    return digest_of(target.getvalue()), target.getvalue()
 
 
 def test_bundle_is_installed_once_by_many_at_a_time(tmp_path: Path) -> None:
@@ -138,10 +138,10 @@ def test_damaged_or_misnamed_bundle_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(EnvelopeError, match="damaged"):
         install_bundle(digest, packed + b"!", tmp_path)
-    with pytest.raises(EnvelopeError, match="not a SHA-256"):
+    with pytest.raises(EnvelopeError, match="which is none"):
         install_bundle("../" + digest, packed, tmp_path)
     with pytest.raises(EnvelopeError, match="not a zip"):
-        install_bundle(hashlib.sha256(no_zip).hexdigest(), no_zip, tmp_path)
+        install_bundle(digest_of(no_zip), no_zip, tmp_path)
 
 
 @pytest.fixture

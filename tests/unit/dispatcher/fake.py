@@ -25,7 +25,8 @@ from urllib.parse import parse_qs, urlsplit
 
 from flash_plugins import Connection
 from flash_plugins.code import dumps
-from flash_plugins.payload import CallEnvelope, Outcome, digest_of
+from flash_plugins.objects.digest import digest_of
+from flash_plugins.payload import CallEnvelope, Outcome
 from flash_plugins.platforms import api
 
 __all__ = [

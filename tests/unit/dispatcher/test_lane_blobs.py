@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from flash_plugins import Call, EnvelopeError
-from flash_plugins.payload import Outcome, digest_of
+from flash_plugins.objects.digest import digest_of
+from flash_plugins.payload import Outcome
 from flash_plugins.platforms import api
 from tests.unit.dispatcher.conftest import config_of
 from tests.unit.dispatcher.fake import DEADLINE_S, Answer, FakeRunpod, Gate, Request

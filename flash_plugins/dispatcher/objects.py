@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The objects of a session: opened with the store of its platform, and what a worker lacks of them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ..errors import PlatformUnavailable
+from ..objects.space import CallSink, Lease, ObjectSpace
+
+if TYPE_CHECKING:
+    from ..objects.store import ObjectStore
+    from ..payload import CallEnvelope
+    from ..platforms.base import Connection
+    from ..settings import ObjectSettings
+    from .call import Call
+    from .session import Session
+
+__all__ = ["SessionObjects", "addressed", "with_objects"]
+
+#: Seconds to wait for a platform to start, so that it can say where objects go.
+_CONNECT_TIMEOUT_S = 60.0
+
+
+class SessionObjects:
+    """What calls of a session send by content. Any thread.
+
+    Args:
+        connect: Returns the platform's connection, waiting for it; not for the session's own thread.
+        setting: Returns where the user wants large objects.
+        open_store: Opens a store that is not of this machine; None if it cannot.
+        threshold_bytes: How long a part of a pickle must be to become an object.
+        max_bytes: How much may be in a folder of this machine; None for the default.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[float], Connection],
+        *,
+        setting: Callable[[], ObjectSettings],
+        open_store: Callable[[str], ObjectStore | None],
+        threshold_bytes: int,
+        max_bytes: int | None,
+    ) -> None:
+        self._connect = connect
+        self._find_setting = setting
+        self._setting: ObjectSettings | None = None
+        self._open_store = open_store
+        self._threshold_bytes = threshold_bytes
+        self._max_bytes = max_bytes
+        self._lock = threading.Lock()
+        self._space: ObjectSpace | None = None
+        self._left: list[ObjectSpace] = []
+
+    @property
+    def opened(self) -> ObjectSpace | None:
+        """The space, None as long as nothing was stored or taken."""
+        return self._space
+
+    def sink(self) -> CallSink:
+        """Return what takes the large parts of one pickle. Waits for the platform only if there is one."""
+        return CallSink(self.space, self._threshold_bytes)
+
+    def space(self) -> ObjectSpace:
+        """Return the space, opened now if it was not. Not for the session's own thread.
+
+        Raises:
+            PlatformUnavailable: The platform does not start.
+            ConfigError: Its store cannot be opened.
+        """
+        if (space := self._space) is not None:
+            return space
+        try:
+            connection = self._connect(_CONNECT_TIMEOUT_S)
+        except TimeoutError:
+            raise PlatformUnavailable(
+                f"the platform did not start within {_CONNECT_TIMEOUT_S:g} s, and it says where large arguments go"
+            ) from None
+        return self.open(connection)
+
+    def url_at(self, connection: Connection) -> str | None:
+        """Return the store that calls to a platform use: the one that was set, else its own; None for none.
+
+        Raises:
+            ConfigError: What was set cannot be used.
+        """
+        if self._setting is None:
+            self._setting = self._find_setting()
+        return None if self._setting.is_off else self._setting.url or connection.objects
+
+    def open(self, connection: Connection) -> ObjectSpace:
+        """Return the space of a platform, opened now if it was not.
+
+        Raises:
+            ConfigError: Its store cannot be opened.
+        """
+        from ..objects.spaces import caller_space  # most programs send nothing large
+
+        with self._lock:
+            if self._space is None:
+                self._space = caller_space(self.url_at(connection), self._opened, max_bytes=self._max_bytes)
+            return self._space
+
+    def _opened(self, url: str) -> ObjectStore:
+        store = self._open_store(url)
+        if store is None:
+            from ..objects.open import unknown_scheme
+
+            raise unknown_scheme(url)
+        return store
+
+    def leave(self) -> None:
+        """Forget the space: the platform is gone, and the next one has another store."""
+        with self._lock:
+            if self._space is not None:
+                self._left.append(self._space)
+            self._space = None
+
+    def close(self) -> None:
+        """Let go of everything."""
+        self.leave()
+        with self._lock:
+            left, self._left = self._left, []
+        for space in left:
+            space.close()
+
+
+def addressed(envelope: CallEnvelope, call: Call[Any], session: Session) -> CallEnvelope:
+    """Return an envelope that names the store of the platform that gets it.
+
+    Objects of a call that was made for a platform which ended are stored again.
+
+    Raises:
+        ConfigError: The store cannot be opened.
+        StoreError: It cannot be used.
+        ObjectMissing: What was stored is gone.
+    """
+    url = session.objects_url
+    if envelope.objects is not None and envelope.objects != url:
+        call._held = moved(call._held, session.objects.open(session.client.connection))
+    return envelope if envelope.objects == url else replace(envelope, objects=url)
+
+
+def with_objects(envelope: CallEnvelope, leases: Iterable[Lease | None], missing: Iterable[str]) -> CallEnvelope:
+    """Return an envelope with the objects that a worker did not find in the store: they are stored again, too.
+
+    Raises:
+        StoreError: A store cannot be used.
+        ObjectMissing: What was stored is gone.
+    """
+    lacking = {digest for digest in missing if digest not in envelope.blobs}
+    if not lacking:
+        return envelope
+    found: dict[str, memoryview] = {}
+    for lease in leases:
+        for space, ref in lease.places() if lease is not None else ():
+            if ref.digest in lacking and ref.digest not in found:
+                found[ref.digest] = space.fetch(ref)
+                space.restore([ref])
+    return replace(envelope, blobs={**envelope.blobs, **found})
+
+
+def moved(lease: Lease | None, space: ObjectSpace) -> Lease | None:
+    """Return a lease of the same objects in another store: theirs ended with its platform."""
+    if lease is None:
+        return None
+    refs = [space.keep(old.fetch(ref))[0] for old, ref in lease.places()]
+    lease.release()
+    return Lease(space, refs)
