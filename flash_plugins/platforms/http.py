@@ -16,11 +16,14 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import httpx
-from httpx_aiohttp import AiohttpTransport
+from httpx_aiohttp.transport import AiohttpTransport, map_aiohttp_exceptions
+from multidict import CIMultiDict
+from yarl import URL
 
 from .. import errors
 from ..errors import ApiError, PlatformUnavailable
 from . import api
+from .answer import Answer
 from .base import Connection
 from .resolver import LastingResolver
 
@@ -103,8 +106,11 @@ class HttpClient:
             ("Content-Type", "application/json"),
             ("User-Agent", "flash-plugins"),
         ]
+        self._usual = CIMultiDict(self._headers)
+        self._pool: aiohttp.ClientSession | None = None
         # httpx's transport interface rather than its client: what the client adds (cookies, redirects, auth
         # flows, environment proxies) is of no use here and takes 0.4 ms of every call, half of the sending side.
+        # What is not read line by line goes past that, too, unless somebody stands in between: see `Answer`.
         is_tls = connection.api_base.startswith("https")
         self._max_connections, self._uses_proxies = max_connections, is_tls
         transport = AiohttpTransport(verify=is_tls, client=self._session)
@@ -114,6 +120,8 @@ class HttpClient:
         """Close all connections; whoever still asks is told that nothing was sent."""
         self._is_closed = True
         await self._transport.aclose()
+        if self._pool is not None:
+            await self._pool.close()
         await self._resolver.close()
 
     async def json(
@@ -126,28 +134,30 @@ class HttpClient:
     ) -> dict[str, Any]:
         """Return the object that a request is answered with; raises as `request` does."""
         content = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
-        response = await self.request(method, url, content, read_timeout_s=read_timeout_s)
+        answer = await self.accepted(method, url, content, read_timeout_s=read_timeout_s)
         try:
-            answer = response.json()
+            said = answer.json()
         except ValueError as error:
-            raise self.not_understood(method, url, response, error) from error
-        if not isinstance(answer, dict):
-            raise self.not_understood(method, url, response, None)
-        return answer
+            raise self.not_understood(method, url, answer, error) from error
+        if not isinstance(said, dict):
+            raise self.not_understood(method, url, answer, None)
+        return said
 
-    def not_understood(self, method: str, url: str, response: httpx.Response, error: Exception | None) -> ApiError:
+    def not_understood(
+        self, method: str, url: str, answer: Answer | httpx.Response, error: Exception | None
+    ) -> ApiError:
         """Return the error for an answer that the description does not explain."""
-        words = _without(self.connection.key, response.text)
+        words = _without(self.connection.key, answer.text)
         return ApiError(
             f"the answer to {method} {_public(url)} is not what Runpod's description says "
             f"({error or 'not an object'}): {words[:200]!r}",
-            status=response.status_code,
+            status=answer.status_code,
         )
 
     async def request(
         self, method: str, url: str, content: bytes | None = None, *, read_timeout_s: float = READ_TIMEOUT_S
     ) -> httpx.Response:
-        """Send a request and return its answer, whole.
+        """Send a request and return its answer, whole, as httpx has it.
 
         Raises:
             TransportFailure: No answer came.
@@ -160,6 +170,15 @@ class HttpClient:
         if response.status_code >= 400:
             raise self.refusal(response)
         return response
+
+    async def accepted(
+        self, method: str, url: str, content: bytes | None = None, *, read_timeout_s: float = READ_TIMEOUT_S
+    ) -> Answer | httpx.Response:
+        """Send a request and return its answer, whole; raises as `request` does."""
+        answer = await self.answer(method, url, content, read_timeout_s=read_timeout_s)
+        if answer.status_code >= 400:
+            raise self.refusal(answer if isinstance(answer, httpx.Response) else answer.response(self._headers))
+        return answer
 
     async def exchange(
         self,
@@ -175,7 +194,49 @@ class HttpClient:
         Raises:
             TransportFailure: No answer came.
         """
-        response = await self._answered(method, url, content, list(headers), read_timeout_s)
+        headers = list(headers)
+        answer = await self.answer(method, url, content, headers=headers, read_timeout_s=read_timeout_s)
+        return answer if isinstance(answer, httpx.Response) else answer.response(_merged(self._headers, headers))
+
+    async def answer(
+        self,
+        method: str,
+        url: str,
+        content: bytes | None = None,
+        *,
+        headers: Iterable[tuple[str, str]] = (),
+        read_timeout_s: float = READ_TIMEOUT_S,
+    ) -> Answer | httpx.Response:
+        """Do what `exchange` does, for those who need no response of httpx's."""
+        if self.connection.wrap is not None:
+            return await self._wrapped_answer(method, url, content, list(headers), read_timeout_s)
+        if self._is_closed:
+            raise TransportFailure(f"{method} {_public(url)}: the connection is closed", was_sent=False)
+        all_headers, body = self._usual, cast("bytes | AsyncIterator[bytes] | None", content)
+        if headers:
+            all_headers = CIMultiDict(_merged(self._headers, list(headers)))
+        if content is not None and len(content) > _SLICE_BYTES:
+            all_headers, body = all_headers.copy(), _slices(content)
+            all_headers["Content-Length"] = str(len(content))
+        try:
+            with map_aiohttp_exceptions():
+                async with self._session().request(
+                    method,
+                    _url(url),
+                    data=body,
+                    headers=all_headers,
+                    allow_redirects=False,
+                    auto_decompress=False,
+                    timeout=_timeout(_CONNECT_TIMEOUT_S, read_timeout_s),
+                ) as got:
+                    return Answer(method, url, got, await got.read())
+        except httpx.TransportError as error:
+            raise _broken(httpx.Request(method, url, headers=list(all_headers.items())), error) from error
+
+    async def _wrapped_answer(
+        self, method: str, url: str, content: bytes | None, headers: list[tuple[str, str]], read_timeout_s: float
+    ) -> httpx.Response:
+        response = await self._answered(method, url, content, headers, read_timeout_s)
         try:
             await response.aread()
         except httpx.TransportError as error:
@@ -248,6 +309,11 @@ class HttpClient:
         return response
 
     def _session(self) -> aiohttp.ClientSession:
+        if self._pool is None:
+            self._pool = self._new_session()
+        return self._pool
+
+    def _new_session(self) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=self._max_connections, keepalive_timeout=_KEEPALIVE_S, resolver=self._resolver
@@ -294,6 +360,12 @@ def _broken(request: httpx.Request, error: httpx.TransportError) -> TransportFai
 
 #: Parsing a URL takes 0.15 ms; most requests go to a few.
 _parsed = functools.lru_cache(maxsize=256)(httpx.URL)
+_url = functools.lru_cache(maxsize=256)(URL)
+
+
+@functools.lru_cache(maxsize=16)
+def _timeout(connect_s: float, read_s: float) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(sock_connect=connect_s, sock_read=read_s)
 
 
 def _detail(response: httpx.Response, key: str) -> tuple[str | None, tuple[str, ...]]:

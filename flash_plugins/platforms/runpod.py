@@ -203,13 +203,13 @@ class RunpodClient:
         """Return the state of a job and its new chunks, held by the platform until there is something to say."""
         url = handle.url("stream", job_id)
         async with self._limited(handle, "stream"):
-            response = await self.http.request("GET", url, read_timeout_s=_STREAM_HOLD_S + _HOLD_SLACK_S)
+            answer = await self.http.accepted("GET", url, read_timeout_s=_STREAM_HOLD_S + _HOLD_SLACK_S)
         try:
-            answer = response.json()
-            chunks = [entry.get("output") for entry in answer.get("stream") or ()]
-            return JobStatus.parse(answer.get("status")), chunks
+            said = answer.json()
+            chunks = [entry.get("output") for entry in said.get("stream") or ()]
+            return JobStatus.parse(said.get("status")), chunks
         except (ValueError, AttributeError) as error:
-            raise self.http.not_understood("GET", url, response, error) from error
+            raise self.http.not_understood("GET", url, answer, error) from error
 
     async def cancel(self, handle: EndpointHandle, job_id: str) -> JobResult:
         """Cancel a job, queued or running."""
@@ -246,11 +246,11 @@ class RunpodClient:
     async def _job(
         self, method: str, url: str, body: bytes | None = None, *, read_timeout_s: float = READ_TIMEOUT_S
     ) -> JobResult:
-        response = await self.http.request(method, url, body, read_timeout_s=read_timeout_s)
+        answer = await self.http.accepted(method, url, body, read_timeout_s=read_timeout_s)
         try:
-            return JobResult.from_json(response.json())
+            return JobResult.from_json(answer.json())
         except (ValueError, AttributeError) as error:
-            raise self.http.not_understood(method, url, response, error) from error
+            raise self.http.not_understood(method, url, answer, error) from error
 
     def _limited(self, handle: EndpointHandle, operation: str) -> AbstractAsyncContextManager[None]:
         """Return what a request waits in until the platform takes one more of its kind."""

@@ -61,8 +61,8 @@ class Elsewhere:
 flash_plugins.register(Elsewhere())
 
 def forget_addresses():
-    transport = flash_plugins.process.session().client.http._transport
-    transport.client.connector.clear_dns_cache()
+    http = flash_plugins.process.session().client.http
+    http._session().connector.clear_dns_cache()
 """
 
 

@@ -28,7 +28,7 @@ TOO_MANY = Answer(429, {"error": "slow down"}, {"Retry-After": "0.05"})
 def unanswered(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Set once a request got no answer; pauses are short."""
     happened = threading.Event()
-    send = HttpClient.request
+    send = HttpClient.answer
 
     async def watched(self: HttpClient, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -37,7 +37,7 @@ def unanswered(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
             happened.set()
             raise
 
-    monkeypatch.setattr(HttpClient, "request", watched)
+    monkeypatch.setattr(HttpClient, "answer", watched)
     monkeypatch.setattr(queue_lane, "_TRANSPORT_PAUSE_S", 0.02)
     return happened
 
