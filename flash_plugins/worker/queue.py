@@ -40,7 +40,7 @@ class Declaration:
     the surplus waits inside this worker while others may be idle.
 
     So there it begins with the true number. While jobs are short it declares so much that the SDK is never full:
-    as many as run may wait, which is what keeps a worker busy, and jobs beyond that are given back (`supervisor`).
+    twice as many as run may wait, which keeps a worker busy, and jobs beyond that are given back (`handback`).
     While they are long, or one has run long, it declares the true number: then the SDK asks for a job within a
     second of having none. It takes a change only when it has none.
 
@@ -56,7 +56,7 @@ class Declaration:
 
     def __init__(self, concurrency: int, *, is_capped: bool, is_held_up: Callable[[], bool] = lambda: False) -> None:
         self._true = concurrency
-        # With all that may wait here, twice the true number, one more just taken counts twice: that must not fill it.
+        # With all that may be here, thrice the true number, one more just taken counts twice: that must not fill it.
         self._surplus = 4 * concurrency + 4 if is_capped else 6 * concurrency
         self._is_capped = is_capped
         self._is_held_up = is_held_up
