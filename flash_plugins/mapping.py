@@ -8,6 +8,7 @@ before. Once a result is ready, no more than the one input that makes up for it 
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections import deque
@@ -69,6 +70,7 @@ class MapIterator(Generic[T]):
         self._pending_bytes = 0
         self._in_order: deque[Call[Any]] = deque()
         self._arrivals = _Arrivals()
+        self._process = os.getpid()
         self._begin()
 
     def __iter__(self) -> Iterator[T]:
@@ -82,6 +84,7 @@ class MapIterator(Generic[T]):
                 self._raise_input_error()
                 raise StopIteration
             if not self._is_ordered:
+                self._check_process()
                 self._arrivals.wait()
             return self._outcome_of(self._due())
         except KeyboardInterrupt:
@@ -107,6 +110,7 @@ class MapIterator(Generic[T]):
             if self._is_ordered:
                 await self._in_order[0].settled()
             else:
+                self._check_process()
                 await self._arrivals.arrived()
             return self._outcome_of(self._due())
         except BaseException:
@@ -145,6 +149,12 @@ class MapIterator(Generic[T]):
             self._read_input()
             has_read = True
             yield
+
+    def _check_process(self) -> None:
+        """Refuse to wait, in a forked child, for calls that arrive in its parent only."""
+        if os.getpid() != self._process and not self._arrivals.are_some():
+            for call in self._pending:
+                call._check_process()
 
     def _is_ready(self) -> bool:
         if self._is_ordered:

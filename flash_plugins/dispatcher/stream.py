@@ -6,7 +6,8 @@
                                                └── asks for no more ◄───┘ while too many wait
 
 The platform forgets a chunk once it has shown it, and may run a job again. The numbers tell what was lost on the
-way, came twice or belongs to another run.
+way, came twice or belongs to another run. What was lost may be in what the platform collected of the whole job, so the
+values behind a gap are kept until its end.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ __all__ = ["StreamCall"]
 
 T = TypeVar("T")
 
-#: What may wait for somebody who iterates before no more is fetched: bytes, and values.
+#: What may wait for somebody who iterates before no more is fetched, and behind a gap: bytes, and values.
 _MOST_WAITING_BYTES = 8_000_000
 _MOST_WAITING = 1_000
 
@@ -62,7 +63,8 @@ class StreamCall(Call[list[T]], Generic[T]):
         self._changed = threading.Condition()  # guards what is below; never held while users' code runs
         self._chunks: deque[_Chunk] = deque()
         self._waiting_bytes = 0
-        self._received = 0  # of this run
+        self._received = 0  # of this run, up to the first gap
+        self._ahead: dict[int, _Chunk] = {}  # behind the gap, by place
         self._run: str | None = None
         self._is_iterated = False
         self._is_bounded = False
@@ -250,7 +252,8 @@ class StreamCall(Call[list[T]], Generic[T]):
         """Take a yielded value, or the end.
 
         Raises:
-            ResultLost: Values before it did not arrive, or were given out and belong to another run.
+            ResultLost: Too many came since one that did not arrive, or those before were given out and belong to
+                another run.
         """
         if self.done() or (self._streamed is not None and self._streamed.ended):
             return  # nobody wants it; or a run that had reached its end was repeated
@@ -269,18 +272,23 @@ class StreamCall(Call[list[T]], Generic[T]):
             if outcome.chunk is None:
                 self._streamed = outcome
                 return
-            if not self._is_next(outcome):
+            index = self._received if outcome.index is None else outcome.index
+            if index < self._received:
+                return  # it came before
+            self._ahead[index] = _Chunk(outcome.chunk, self._take_objects(outcome.chunk))
+            if index > self._received:
+                self._refuse_long_gap(index)
                 return
-            self._received += 1
-            chunk = _Chunk(outcome.chunk, self._take_objects(outcome.chunk))
-            self._chunks.append(chunk)
-            self._waiting_bytes += chunk.size
+            while (chunk := self._ahead.pop(self._received, None)) is not None:
+                self._received += 1
+                self._chunks.append(chunk)
+                self._waiting_bytes += chunk.size
             self._changed.notify_all()
         self._on_change()
 
     def _complete(self, collected: Iterable[Outcome]) -> Outcome:
         end = self._streamed
-        if end is None or (end.count is not None and end.count != self._received):
+        if end is None or self._ahead or (end.count is not None and end.count != self._received):
             self._streamed = None
             for outcome in collected:
                 if outcome.chunk is None or (outcome.index is not None and outcome.index >= self._received):
@@ -288,12 +296,14 @@ class StreamCall(Call[list[T]], Generic[T]):
             end = self._streamed or end
         if end is None:
             raise self._lost("the end")
+        if self._ahead:
+            raise self._lost(f"a part ({min(self._ahead) - self._received} values after the first {self._received})")
         if end.count is not None and end.count != self._received:
             raise self._lost(f"a part (all after the first {self._received} of {end.count} values)")
         return end
 
     def _is_another_run(self, outcome: Outcome) -> bool:
-        if not self._received:
+        if not self._received and not self._ahead:
             return False
         if outcome.run is not None or self._run is not None:
             return outcome.run != self._run
@@ -303,15 +313,15 @@ class StreamCall(Call[list[T]], Generic[T]):
     def _begin_run(self, run: str | None) -> None:
         with self._changed:
             self._chunks.clear()
+            self._ahead.clear()
             self._waiting_bytes = self._received = 0
             self._run = run
 
-    def _is_next(self, outcome: Outcome) -> bool:
-        """Return False for a value that came before."""
-        index = self._received if outcome.index is None else outcome.index
-        if index > self._received:
-            raise self._lost(f"a part ({index - self._received} values after the first {self._received})")
-        return index == self._received
+    def _refuse_long_gap(self, index: int) -> None:
+        """Give up where so much came behind a gap that it cannot be kept until the platform may fill it."""
+        if len(self._ahead) > _MOST_WAITING or sum(chunk.size for chunk in self._ahead.values()) > _MOST_WAITING_BYTES:
+            missing = min(self._ahead) - self._received
+            raise self._lost(f"a part ({missing} values after the first {self._received}, {index} came since)")
 
     def _decode_outcome(self, outcome: Outcome) -> tuple[bool, Any]:
         if outcome.failure is not None:

@@ -103,6 +103,7 @@ def test_a_child_makes_calls_of_its_own_though_locks_were_held(tmp_path: Path) -
 def test_waiting_in_a_child_for_a_call_of_its_parent_is_refused(tmp_path: Path) -> None:
     body = """
         done, pending, stream = nap(0, 1), nap(3, 2), yields(3)
+        results, later = [nap.map([3], [n], order="completed") for n in (4, 5)]
         assert done.result(30) == 1
 
         def refused(wait):
@@ -116,6 +117,9 @@ def test_waiting_in_a_child_for_a_call_of_its_parent_is_refused(tmp_path: Path) 
         async def awaited(call):
             return await call
 
+        async def next_of(results):
+            return await anext(results)
+
         async def iterated():
             async for value in stream:
                 return value
@@ -127,11 +131,14 @@ def test_waiting_in_a_child_for_a_call_of_its_parent_is_refused(tmp_path: Path) 
             refused(lambda: asyncio.run(awaited(pending)))
             refused(lambda: list(stream))
             refused(lambda: asyncio.run(iterated()))
+            refused(lambda: next(results))
+            refused(lambda: asyncio.run(next_of(later)))
             pending.cancel()
             print("child")
 
         assert forked(child) == 0
         assert (pending.result(30), stream.result(30)) == (2, [0, 1, 2])
+        assert (list(results), list(later)) == ([4], [5])
         print("parent")
     """
     assert run(body, tmp_path).split() == ["child", "parent"]

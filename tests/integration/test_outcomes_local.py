@@ -291,6 +291,28 @@ def test_cancelling_ends_code_that_does_not_listen(faults: Faults, path: str) ->
     assert note(path + "-next", 1).result(DEADLINE_S) == 1
 
 
+def test_a_run_that_takes_too_long_is_stopped_by_its_worker(faults: Faults, events: Events, path: str) -> None:
+    note(path).result(DEADLINE_S)
+    ways: list[Call[Any]] = [
+        note_and_nap.with_options(run_timeout=1)(path, 60),
+        block_in_c.with_options(run_timeout=1)(path + "-c"),
+    ]
+    for call in ways:
+        error = call.exception(DEADLINE_S)
+        assert isinstance(error, JobTimeout), error
+        assert error.limit == "run_timeout"
+        assert "1 s" in str(error)
+        assert events.stages(call) == ["queued", "sent", "failed"]
+    assert len(runs(path)) == 2
+    assert not is_running(int(running(path + "-c")[1]))
+
+
+def test_a_run_that_took_too_long_is_tried_again_where_retries_were_asked_for(faults: Faults, path: str) -> None:
+    call = note_and_nap_once.with_options(run_timeout=1, retries=1, backoff=0)(path)
+    assert call.result(DEADLINE_S) == "awake"
+    assert len(runs(path)) == call.attempts == 2
+
+
 def test_the_total_limit_ends_a_call_and_what_it_runs(faults: Faults, events: Events, path: str) -> None:
     call = note_and_nap.with_options(timeout=2)(path, 60)
     error = call.exception(DEADLINE_S)

@@ -275,15 +275,17 @@ def test_a_value_that_comes_twice_is_taken_once(call: StreamCall[Any]) -> None:
 
 def test_a_value_that_is_missing_is_an_error_that_says_which(call: StreamCall[Any]) -> None:
     give(call, 0, 0)
+    give(call, 3, 3)
     with pytest.raises(ResultLost, match=r"2 values after the first 1\b.*repeat the call") as caught:
-        give(call, 3, 3)
+        end(call, 4)
     assert caught.value.job_id == "job-1"
 
 
 def test_values_before_one_that_is_missing_are_given_out(call: StreamCall[Any]) -> None:
     give(call, 0, 0)
+    give(call, 2, 2)
     with pytest.raises(ResultLost) as caught:
-        give(call, 2, 2)
+        end(call, 3)
     call._settle(caught.value)
     values = iter(call)
     assert next(values) == 0
@@ -350,8 +352,9 @@ def test_a_second_run_is_not_mixed_with_a_first_that_was_given_out(
 
 def test_a_second_run_whose_beginning_was_lost_is_told_by_its_name(call: StreamCall[Any]) -> None:
     give(call, 0, 0, "r1")
+    give(call, 1, 1, "r2")
     with pytest.raises(ResultLost):
-        give(call, 1, 1, "r2")
+        end(call, 2, "r2")
 
 
 def test_the_end_of_another_run_is_not_taken_for_that_of_this_one(call: StreamCall[Any]) -> None:

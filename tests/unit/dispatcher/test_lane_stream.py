@@ -181,20 +181,65 @@ def lose_next_answer(fake: FakeRunpod) -> None:
     fake.script("stream", lose)
 
 
-def test_a_lost_answer_is_an_error_and_not_a_shorter_list(
-    fake: FakeRunpod, submit: Submit, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def with_a_gap(fake: FakeRunpod, submit: Submit, monkeypatch: pytest.MonkeyPatch) -> StreamCall[Any]:
+    """A stream whose value 1 of 0, 1, 2 was lost on the way."""
     monkeypatch.setattr(queue_lane, "_TRANSPORT_PAUSE_S", 0.01)
-    lose_next_answer(fake)
     call = submit(streams=True, is_generator=True)
+    assert isinstance(call, StreamCall)
     fake.wait_for("stream")
-    fake.yield_chunk("job-1", chunk_of("lost", 0))
+    fake.yield_chunk("job-1", chunk_of(0, 0))
+    fake.wait_until(lambda: call._received == 1, "the first did not arrive")
     fake.wait_for("stream", 2)
-    fake.yield_chunk("job-1", chunk_of("arrived", 1))
+    lose_next_answer(fake)
+    fake.yield_chunk("job-1", chunk_of(None, 0))  # twice, which ends the request that was held already
+    fake.wait_for("stream", 3)
+    fake.yield_chunk("job-1", chunk_of(1, 1))
+    fake.wait_for("stream", 4)
+    fake.yield_chunk("job-1", chunk_of(2, 2))
+    fake.wait_until(lambda: call._ahead, "nothing came behind the gap")
+    return call
+
+
+def test_a_gap_is_filled_from_what_the_platform_collected(fake: FakeRunpod, with_a_gap: StreamCall[Any]) -> None:
+    values = iter(with_a_gap)
+    assert next(values) == 0
+    end = Outcome(ended=True, count=3, worker="w1").encode()
+    fake.finish("job-1", output=[chunk_of(0, 0), chunk_of(1, 1), chunk_of(2, 2), end])
+    assert list(values) == [1, 2]
+
+
+@pytest.mark.parametrize("count", [3, None])
+def test_a_gap_that_stays_is_an_error_and_not_a_shorter_list(
+    fake: FakeRunpod, with_a_gap: StreamCall[Any], count: int | None
+) -> None:
+    fake.yield_chunk("job-1", Outcome(ended=True, count=count, worker="w1").encode())
+    fake.finish("job-1", output=[])
     with pytest.raises(ResultLost, match="repeat the call") as caught:
-        call.result(DEADLINE_S)
+        with_a_gap.result(DEADLINE_S)
     assert caught.value.job_id == "job-1"
+
+
+def test_a_gap_is_given_up_when_much_came_since(
+    fake: FakeRunpod, with_a_gap: StreamCall[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "_MOST_WAITING", 2)
+    for index in range(3, 6):
+        fake.yield_chunk("job-1", chunk_of(index, index))
+    with pytest.raises(ResultLost, match="1 values after the first 1"):
+        with_a_gap.result(DEADLINE_S)
     fake.wait_for("cancel")  # nobody wants the rest
+
+
+def test_a_job_that_runs_again_behind_a_gap_gives_the_values_of_one_run(
+    fake: FakeRunpod, with_a_gap: StreamCall[Any]
+) -> None:
+    for index in range(2):
+        value = dumps(("second", index), what="a chunk").data
+        fake.yield_chunk("job-1", Outcome(chunk=value, index=index, run="b").encode())
+    fake.yield_chunk("job-1", Outcome(ended=True, count=2, run="b").encode())
+    fake.finish("job-1", output=[])
+    assert with_a_gap.result(DEADLINE_S) == [("second", 0), ("second", 1)]
 
 
 @pytest.mark.parametrize("is_generator", [True, False])
