@@ -38,7 +38,7 @@ from .carried import MOST_SENDS, Carried
 from .courier import Courier, Fate, error_in, fate_of, gone, retry_after_s
 from .endings import unknown
 from .lane import Lane, PlatformGone, Submission
-from .objects import with_objects
+from .objects import stored_again, with_objects
 from .readiness import Readiness, start_error, start_failure
 from .room import Room
 from .stream import StreamCall
@@ -140,7 +140,8 @@ class BalancedLane(Lane):
                 self._room.note(outcome.seconds or 0.0)
                 return outcome
             envelope = with_objects(envelope, [call._held], outcome.missing)
-            blobs = self._carried.lacking(envelope, outcome.missing, repr(call))
+            is_stored = await stored_again([call._held])
+            blobs = self._carried.lacking(envelope, outcome.missing, repr(call), are_elsewhere=is_stored)
         raise EnvelopeError(
             f"{call!r} was sent {MOST_SENDS} times and each worker lacked its code; do the workers of endpoint "
             f"{self.config.name!r} keep their disk between calls?"

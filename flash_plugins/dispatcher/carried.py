@@ -38,13 +38,21 @@ class Carried:
         """A worker has run the call."""
         self._known.update(envelope.needs)
 
-    def lacking(self, envelope: CallEnvelope, missing: Sequence[str], what: str) -> list[str]:
+    def lacking(
+        self, envelope: CallEnvelope, missing: Sequence[str], what: str, *, are_elsewhere: bool = False
+    ) -> list[str]:
         """Return the blobs to send again to a worker that named those that it lacks.
+
+        Args:
+            envelope: The call.
+            missing: Their names.
+            what: The call, for messages.
+            are_elsewhere: Whether some went to where the worker looks for them, so that it may be none.
 
         Raises:
             EnvelopeError: The call has none of them.
         """
         blobs = [digest for digest in missing if digest in envelope.blobs]
-        if not blobs:
+        if not blobs and not are_elsewhere:
             raise EnvelopeError(f"the worker asks for {tuple(missing)}, which {what} does not have")
         return blobs

@@ -197,6 +197,8 @@ class Lane(ABC):
         submission.is_resting = False
         if submission.deadlines is not None:
             submission.deadlines.queued()
+        if self.session.uploads.wait(submission):
+            return
         self._queue.append(submission)
         self._pump()
 
@@ -235,7 +237,7 @@ class Lane(ABC):
 
     def drop(self, submission: Submission) -> None:
         """Cancel a call wherever it is."""
-        if self.session.pauses.drop(submission):
+        if self.session.pauses.drop(submission) or self.session.uploads.drop(submission):
             self._tell(submission, CallStage.CANCELLED)
         elif not submission.is_sent:
             if submission in self._queue:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import PlatformUnavailable
 from ..objects.space import CallSink, Lease, ObjectSpace
+from .uploads import uploads_of
 
 if TYPE_CHECKING:
     from ..objects.store import ObjectStore
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from .call import Call
     from .session import Session
 
-__all__ = ["SessionObjects", "addressed", "with_objects"]
+__all__ = ["SessionObjects", "addressed", "stored_again", "with_objects"]
 
 #: Seconds to wait for a platform to start, so that it can say where objects go.
 _CONNECT_TIMEOUT_S = 60.0
@@ -34,6 +36,7 @@ class SessionObjects:
         open_store: Opens a store that is not of this machine; None if it cannot.
         threshold_bytes: How long a part of a pickle must be to become an object.
         max_bytes: How much may be in a folder of this machine; None for the default.
+        tell: Takes a line for the user.
     """
 
     def __init__(
@@ -44,8 +47,10 @@ class SessionObjects:
         open_store: Callable[[str], ObjectStore | None],
         threshold_bytes: int,
         max_bytes: int | None,
+        tell: Callable[[str], object],
     ) -> None:
         self._connect = connect
+        self._tell = tell
         self._find_setting = setting
         self._setting: ObjectSettings | None = None
         self._open_store = open_store
@@ -105,12 +110,17 @@ class SessionObjects:
             return self._space
 
     def _opened(self, url: str) -> ObjectStore:
+        from ..objects.announced import AnnouncedStore
+        from ..objects.cleaning import clean_in_background
+        from ..objects.open import unknown_scheme
+        from ..objects.remote import RemoteStore
+
         store = self._open_store(url)
         if store is None:
-            from ..objects.open import unknown_scheme
-
             raise unknown_scheme(url)
-        return store
+        if isinstance(store, RemoteStore):
+            clean_in_background(store)
+        return AnnouncedStore(store, self._tell)
 
     def leave(self) -> None:
         """Forget the space: the platform is gone, and the next one has another store."""
@@ -147,6 +157,8 @@ def addressed(envelope: CallEnvelope, call: Call[Any], session: Session) -> Call
 def with_objects(envelope: CallEnvelope, leases: Iterable[Lease | None], missing: Iterable[str]) -> CallEnvelope:
     """Return an envelope with the objects that a worker did not find in the store: they are stored again, too.
 
+    Those of a remote store are only sent there again, see `stored_again`: they may be more than fits into a call.
+
     Raises:
         StoreError: A store cannot be used.
         ObjectMissing: What was stored is gone.
@@ -157,10 +169,24 @@ def with_objects(envelope: CallEnvelope, leases: Iterable[Lease | None], missing
     found: dict[str, memoryview] = {}
     for lease in leases:
         for space, ref in lease.places() if lease is not None else ():
-            if ref.digest in lacking and ref.digest not in found:
+            if ref.digest not in lacking or ref.digest in found:
+                continue
+            if space.remote is None:
                 found[ref.digest] = space.fetch(ref)
-                space.restore([ref])
+            space.restore([ref])
     return replace(envelope, blobs={**envelope.blobs, **found})
+
+
+async def stored_again(leases: Iterable[Lease | None]) -> bool:
+    """Wait until the objects of calls are in their remote stores; returns whether there was anything to wait for.
+
+    Raises:
+        StoreError: One cannot be stored.
+    """
+    uploads = [upload for lease in leases for upload in uploads_of(lease)]
+    for upload in uploads:
+        await asyncio.wrap_future(upload)
+    return bool(uploads)
 
 
 def moved(lease: Lease | None, space: ObjectSpace) -> Lease | None:

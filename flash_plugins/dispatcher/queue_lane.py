@@ -33,7 +33,7 @@ from ..platforms import api
 from .deadlines import execution_timeout_ms
 from .endings import ending_of, unknown
 from .lane import Lane, PlatformGone, Submission
-from .objects import with_objects
+from .objects import stored_again, with_objects
 from .stream import StreamCall
 from .window import PATIENCE_S, Patience, Window
 
@@ -99,7 +99,7 @@ class QueueLane(Lane):
                 return outcome
             envelope = with_objects(envelope, [submission.call._held], outcome.missing)
             blobs = [digest for digest in outcome.missing if digest in envelope.blobs]
-            if not blobs:
+            if not await stored_again([submission.call._held]) and not blobs:
                 raise EnvelopeError(f"the worker asks for {outcome.missing}, which {submission.call!r} does not have")
         raise EnvelopeError(
             f"{submission.call!r} was sent {_MAX_RESENDS} times and each worker lacked its code; do the workers of "

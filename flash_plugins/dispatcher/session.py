@@ -34,6 +34,7 @@ from .pauses import Pauses
 from .queue_lane import QueueLane
 from .stream import StreamCall
 from .threads import BackgroundLoop, DeliveryThread, in_thread
+from .uploads import Uploads
 from .window import Poller
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class Session:
         self._settings = settings
         self.clock = clock or SystemClock()
         self.pauses = Pauses(self, lambda submission: self._lane(submission.call.endpoint_name).requeue(submission))
+        self.uploads = Uploads(self, lambda submission: self._lane(submission.call.endpoint_name).requeue(submission))
         self.hooks = hooks
         self.loop = BackgroundLoop()
         self.delivery = DeliveryThread()
@@ -105,6 +107,7 @@ class Session:
             open_store=hooks.object_store,
             threshold_bytes=own.objects_min_bytes,
             max_bytes=own.objects_max_bytes,
+            tell=self.tell,
         )
         self._is_closed = False
 
@@ -438,7 +441,7 @@ class Session:
 
     def _submissions(self) -> list[Submission]:
         lanes = [*self._lanes.values(), *self._replaced]
-        return [*self.pauses, *(submission for lane in lanes for submission in lane.submissions)]
+        return [*self.pauses, *self.uploads, *(submission for lane in lanes for submission in lane.submissions)]
 
     async def connected(self) -> RunpodClient:
         """Return the client of the platform, which is chosen and started if it was not. Loop thread."""

@@ -9,6 +9,7 @@ caller    outcome ─► take: held ─► fetch, release
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import threading
@@ -20,12 +21,17 @@ from .codec import DEFAULT_THRESHOLD_BYTES, Fetch, keeper_of, refs_of
 from .digest import digest_of_view
 from .directory import DirectoryStore
 from .holds import OwnFolder
+from .parallel import side_by_side
 from .store import ObjectMissing, ObjectStore, Ref
 
 __all__ = ["DEFAULT_THRESHOLD_BYTES", "CallSink", "Lease", "ObjectSpace", "ResultSink"]
 
+logger = logging.getLogger(__name__)
+
 #: Uploads at once.
 _UPLOADS = 4
+#: Objects that come from a remote store at once.
+_PULLS = 4
 
 
 class ObjectSpace:
@@ -126,14 +132,17 @@ class ObjectSpace:
         Raises:
             StoreError: A store cannot be read.
         """
-        missing = []
-        for ref in refs:
-            if not self.cache.has(ref):
-                try:
-                    self.cache.put(ref, self._pulled(ref))
-                except ObjectMissing:
-                    missing.append(ref)
-        return missing
+        lacking = [ref for ref in dict.fromkeys(refs) if not self.cache.has(ref)]
+        if self.remote is None:
+            return lacking
+        side_by_side([lambda ref=ref: self._pull(ref) for ref in lacking], at_once=_PULLS)  # type: ignore[misc]
+        return [ref for ref in lacking if not self.cache.has(ref)]
+
+    def _pull(self, ref: Ref) -> None:
+        try:
+            self.cache.put(ref, self._pulled(ref))
+        except ObjectMissing as missing:
+            logger.info("a worker is told to ask its caller: %s", missing)
 
     def take(self, data: bytes) -> Lease:
         """Hold the objects of a result that has arrived.
@@ -161,10 +170,12 @@ class ObjectSpace:
                 self.cache.drop_left(ref, keeper_of(data))
 
     def uploads(self, refs: Iterable[Ref]) -> list[Future[None]]:
-        """Return the uploads of these objects that are not done."""
+        """Return the uploads of these objects, but those that are done and went well."""
+        if self.remote is None:
+            return []
         with self._lock:
             found = [self._uploads.get(ref.digest) for ref in refs]
-        return [upload for upload in found if upload is not None and not upload.done()]
+        return [upload for upload in found if upload is not None and not _went_well(upload)]
 
     def restore(self, refs: Iterable[Ref]) -> None:
         """Put objects back that a worker lacks although they were stored.
@@ -177,8 +188,9 @@ class ObjectSpace:
                 self.cache.restore(ref)
             else:
                 with self._lock:
-                    self._uploads.pop(ref.digest, None)
-                self._upload(ref)
+                    known = self._uploads.get(ref.digest)
+                    if known is None or known.done():
+                        self._uploads[ref.digest] = self._begin(self._uploaded_again, ref)
 
     def close(self) -> None:
         """Let go of everything; uploads that are under way are waited for."""
@@ -197,20 +209,30 @@ class ObjectSpace:
     def _upload(self, ref: Ref) -> None:
         with self._lock:
             known = self._uploads.get(ref.digest)
-            if known is not None and not (known.done() and (known.cancelled() or known.exception() is not None)):
-                return
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(_UPLOADS, thread_name_prefix="flash-upload")
-            self._uploads[ref.digest] = self._pool.submit(self._uploaded, ref)
+            if known is None or (known.done() and not _went_well(known)):
+                self._uploads[ref.digest] = self._begin(self._uploaded, ref)
+
+    def _begin(self, upload: Callable[[Ref], None], ref: Ref) -> Future[None]:
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(_UPLOADS, thread_name_prefix="flash-upload")
+        return self._pool.submit(upload, ref)
 
     def _uploaded(self, ref: Ref) -> None:
         assert self.remote is not None
         if not self.remote.has(ref):
             self.remote.put(ref, self.cache.get(ref))
 
+    def _uploaded_again(self, ref: Ref) -> None:
+        assert self.remote is not None
+        self.remote.put(ref, self.cache.get(ref))  # without asking: somebody did not find it there
+
     def _let_go(self) -> None:
         while self._given_up:
             self.cache.release(self._given_up.popleft())
+
+
+def _went_well(upload: Future[None]) -> bool:
+    return upload.done() and not upload.cancelled() and upload.exception() is None
 
 
 class Lease:

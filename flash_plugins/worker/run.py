@@ -8,7 +8,6 @@ It never talks to a platform and never decides where or when a call runs (see `r
 
 from __future__ import annotations
 
-import os
 import platform as python_platform
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -199,10 +198,9 @@ class Preparer:
 
 
 def _opened(url: str) -> ObjectStore:
-    from ..objects.location import S3Access
-    from ..objects.open import open_store  # for a store beyond this machine only
+    from .stores import open_remote  # for a store beyond this machine only
 
-    return open_store(url, access=S3Access.of(os.environ))
+    return open_remote(url)
 
 
 class _Recent:
