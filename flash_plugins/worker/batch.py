@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -78,6 +79,8 @@ class Batch:
         # What a signal handler and other threads look at.
         self._is_in_call = False
         self._stopped_index: int | None = None
+        self._closing = threading.Lock()
+        self._is_closed = False
         #: What is not in the journal.
         self.results: list[CallResult] = []
         self.records: list[dict[str, Any]] = []
@@ -108,19 +111,25 @@ class Batch:
                 self._index += 1
                 self._heed(result.seconds)
         finally:
-            if self._journal is not None:
-                self._journal.close()
+            with self._closing:
+                self._is_closed = True
+                if self._journal is not None:
+                    self._journal.close()
 
     def shall_stop(self) -> bool:
         """Return whether the call that runs at this moment is to be stopped, once for each: for signal handlers."""
-        if not self._is_in_call or self._stopped_index == self._index:
+        index = self._index
+        if not self._is_in_call or self._stopped_index == index:
             return False
-        if self._journal is not None and not any(
-            note.kind is EntryKind.CANCEL or (note.kind is EntryKind.LIMIT and note.index == self._index)
-            for note in self._journal.notes_now()
+        with self._closing:  # a handler in this thread is past the line above only where nothing is closed
+            if self._is_closed:
+                return False
+            notes = None if self._journal is None else self._journal.notes_now()
+        if notes is not None and not any(
+            note.kind is EntryKind.CANCEL or (note.kind is EntryKind.LIMIT and note.index == index) for note in notes
         ):
             return False
-        self._stopped_index = self._index
+        self._stopped_index = index
         return True
 
     def _open(self, path: Path | None) -> Journal | None:
@@ -177,8 +186,9 @@ class Batch:
                 self._kept_bytes += self._journal.add(result, told)
             except OSError as error:
                 logger.warning("results of a batch are not kept while it runs any more: %s", error)
-                self._journal.close()
-                self._journal = None
+                with self._closing:
+                    self._journal.close()
+                    self._journal = None
             else:
                 return
         self._kept_bytes += len(result.result or b"")

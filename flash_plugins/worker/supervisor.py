@@ -195,7 +195,7 @@ class RunnerProcess:
             if progress.limit_s is not None and for_s > progress.limit_s and not progress.is_limited:
                 progress.limit()
                 if progress.is_limited:
-                    self._spawn(self._insist(job, _has_passed(progress, running), _OVER_LIMIT))
+                    self._spawn(self._insist(job, _has_passed(job, progress, running), _OVER_LIMIT))
             early.send_what_is_due()
 
     @property
@@ -313,7 +313,8 @@ class RunnerProcess:
 
     def _replace(self, code: int) -> None:
         jobs = list(self._jobs.values())
-        was_cancelled = self._concurrency == 1 and code == CANCELLED_EXIT_CODE
+        was_told = all(job.is_cancelled or job.is_over_limit or job.survives for job in jobs)
+        was_cancelled = self._concurrency == 1 and code == CANCELLED_EXIT_CODE and was_told
         reason = self._killed_for or _describe_exit(code)
         if self._killed_for is None and not was_cancelled:
             if jobs and all(job.survives for job in jobs):
@@ -389,12 +390,12 @@ def _after_this_task(then: Callable[[], None]) -> None:
     task.add_done_callback(lambda _: then())
 
 
-def _has_passed(progress: Progress, index: int) -> Callable[[], bool]:
+def _has_passed(job: _Job, progress: Progress, index: int) -> Callable[[], bool]:
     """Return what tells whether a call of a batch no longer runs."""
 
     def look() -> bool:
         progress.look()
-        return progress.running != index
+        return job.ended.is_set() or progress.running != index
 
     return look
 
