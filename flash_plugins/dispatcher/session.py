@@ -86,7 +86,7 @@ class Session:
         self.hooks = hooks
         self.loop = BackgroundLoop()
         self.delivery = DeliveryThread()
-        self.poller = Poller()
+        self.poller = Poller(self.clock)
         self._lanes: dict[tuple[object, ...], Lane] = {}
         self._replaced: list[Lane] = []  # of endpoints that were redefined, until their last job is over
         self._claims = Claims()

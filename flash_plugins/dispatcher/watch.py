@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
-import time
 from typing import TYPE_CHECKING, Final
 
+from ..clock import sleep
 from ..errors import FlashPluginsError
 from .delay import is_working
 
@@ -39,6 +38,7 @@ class Watch:
 
     def __init__(self, lane: Lane) -> None:
         self._lane = lane
+        self._clock = lane.session.clock
         self._is_watching = False
         self._progress_at = 0.0
         self._watcher: Watcher | None = None
@@ -55,16 +55,16 @@ class Watch:
     def note_progress(self) -> None:
         """A call ended, or runs: the endpoint works."""
         self.reason = None
-        self._progress_at = time.monotonic()
+        self._progress_at = self._clock.monotonic()
 
     async def _run(self) -> None:
         try:
             while self._lane.waits:
-                due_s = self._progress_at + LOOK_AFTER_S - time.monotonic()
+                due_s = self._progress_at + LOOK_AFTER_S - self._clock.monotonic()
                 if due_s <= 0:
                     await self._look()
                     due_s = LOOK_EVERY_S
-                await asyncio.sleep(due_s)
+                await sleep(self._clock, due_s)
         finally:
             self._is_watching = False
             self._watcher = None
@@ -82,8 +82,8 @@ class Watch:
             self._lane.give_up(diagnosis.text)
             return
         cause, told_at = self._told
-        if diagnosis.cause is not cause or time.monotonic() - told_at > _TOLD_EVERY_S:
-            self._told = (diagnosis.cause, time.monotonic())
+        if diagnosis.cause is not cause or self._clock.monotonic() - told_at > _TOLD_EVERY_S:
+            self._told = (diagnosis.cause, self._clock.monotonic())
             name = str(self._lane.config.name)
             self._lane.session.tell(f"calls of endpoint {name!r} wait: {diagnosis.text}", name)
 

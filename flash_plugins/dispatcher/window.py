@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 import time
+
+from ..clock import Clock, SystemClock, sleep
 
 __all__ = ["PATIENCE_S", "Patience", "Poller", "Window"]
 
@@ -56,34 +57,45 @@ class Window:
 
 
 class Patience:
-    """How one request that is refused for its rate goes on: pauses that grow, each a bit different, and an end."""
+    """How one request that is refused for its rate goes on: pauses that grow, each a bit different, and an end.
 
-    def __init__(self) -> None:
+    Args:
+        clock: Where time comes from; None for the real one.
+    """
+
+    def __init__(self, clock: Clock | None = None) -> None:
+        self._clock = clock or SystemClock()
         self._ends_at: float | None = None
         self._factor = 1.0
 
     async def pause(self, asked_s: float) -> bool:
         """Wait as long as the platform asked for, or longer; False, at once, if that would pass the end."""
-        now = time.monotonic()
+        now = self._clock.monotonic()
         if self._ends_at is None:
             self._ends_at = now + PATIENCE_S
         pause_s = max(asked_s, min(asked_s * self._factor, _MAX_PAUSE_S)) * random.uniform(1.0, _JITTER)
         if now + pause_s > self._ends_at:
             return False
         self._factor *= 2
-        await asyncio.sleep(pause_s)
+        await sleep(self._clock, pause_s)
         return True
 
 
 class Poller:
-    """Gives all jobs that must be looked at their turns, spaced out: one schedule instead of a loop per job."""
+    """Gives all jobs that must be looked at their turns, spaced out: one schedule instead of a loop per job.
 
-    def __init__(self) -> None:
+    Args:
+        clock: Where time comes from; None for the real one.
+    """
+
+    def __init__(self, clock: Clock | None = None) -> None:
+        self._clock = clock or SystemClock()
         self._free_at = 0.0
 
     async def turn(self, *, age_s: float) -> None:
         """Wait until it is time to look at a job of this age."""
         interval = min(max(age_s * _AGE_PART, _MIN_INTERVAL_S), _MAX_INTERVAL_S)
-        at = max(time.monotonic() + interval, self._free_at)
+        now = self._clock.monotonic()
+        at = max(now + interval, self._free_at)
         self._free_at = at + _SPACING_S
-        await asyncio.sleep(at - time.monotonic())
+        await sleep(self._clock, at - now)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -86,14 +85,6 @@ class LoopClock(FakeClock):
             await asyncio.sleep(0)
 
         self.session.loop.call(on_the_loop(), DEADLINE_S)
-
-    def move_once_set(self, seconds: float, timers: int = 1) -> None:
-        """Move on once so many timers are set."""
-        deadline = time.monotonic() + DEADLINE_S
-        while self.pending < timers:
-            assert time.monotonic() < deadline, f"{self.pending} of {timers} timers were set"
-            time.sleep(0.005)
-        self.move(seconds)
 
 
 @pytest.fixture
