@@ -27,8 +27,13 @@ T = TypeVar("T")
 #: Order of results: that of the inputs, or that of completion.
 Order = Literal["input", "completed"]
 
-#: Calls ahead of the consumer: twice what the dispatcher keeps in flight, so that it never runs dry.
+#: Calls ahead of the consumer, unless they end faster: twice the jobs that the dispatcher keeps in flight at most.
 DEFAULT_WINDOW = 400
+#: Then it is as many as ended in a second, which is some round trips: many small calls share a job. And the most.
+_AHEAD_S = 1.0
+_MOST_WINDOW = 5_000
+#: Seconds over which the rate is measured.
+_PACE_S = 0.25
 #: Pickled arguments ahead of the consumer, bytes: fewer calls are ahead when they are large, but never below this many.
 _WINDOW_BYTES = 100_000_000
 _LARGE_WINDOW = 16
@@ -64,6 +69,9 @@ class MapIterator(Generic[T]):
         self._is_ordered = order == "input"
         self._returns_exceptions = return_exceptions
         self._window = window or DEFAULT_WINDOW
+        self._is_window_given = window is not None
+        self._paced_at = time.monotonic()
+        self._given_out = 0  # results since then
         self._is_exhausted = False
         self._input_error: Exception | None = None
         self._pending: set[Call[Any]] = set()
@@ -212,7 +220,18 @@ class MapIterator(Generic[T]):
             self._in_order.popleft()
         else:
             self._arrivals.take()
+        if not self._is_window_given:
+            self._keep_pace()
         return outcome
+
+    def _keep_pace(self) -> None:
+        """Fit the window to how fast results are taken."""
+        self._given_out += 1
+        seconds = time.monotonic() - self._paced_at
+        if seconds >= _PACE_S:
+            self._window = min(max(DEFAULT_WINDOW, int(self._given_out / seconds * _AHEAD_S)), _MOST_WINDOW)
+            self._paced_at += seconds
+            self._given_out = 0
 
     def _raise_input_error(self) -> None:
         error, self._input_error = self._input_error, None
@@ -243,7 +262,7 @@ class Mappable(Generic[T]):
             iterables: One for each positional parameter; the shortest ends the map.
             order: `input`, or `completed`: as results come.
             return_exceptions: Yield exceptions in place of results instead of raising the first.
-            window: Most calls ahead; default 400.
+            window: Most calls ahead; default 400, or as many as ended in the last second, up to 5,000.
 
         Raises:
             ConfigError: An option has no such value, or there is no iterable.

@@ -8,6 +8,7 @@ import itertools
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -154,6 +155,50 @@ def test_inputs_are_taken_as_results_are_consumed(function: Function, order: str
         function.end(index)
         assert next(results) == (index,)
         assert len(function.calls) == index + 3  # the next input is read when the next result is asked for
+    results.close()
+
+
+def test_more_calls_are_ahead_where_results_are_taken_fast(function: Function, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(mapping, "time", SimpleNamespace(monotonic=lambda: now))
+    results = function.map(itertools.count())
+    places = itertools.count()
+
+    def take(count: int) -> None:
+        for place in itertools.islice(places, count):
+            function.end(place)
+            assert next(results) == (place,)
+
+    def ahead() -> int:
+        """Return how many calls are ahead of one that waits."""
+        place = next(places)
+
+        def end_when_no_more_come() -> None:
+            before = -1
+            while len(function.calls) > before:
+                before = len(function.calls)
+                threading.Event().wait(0.3)
+            function.end(place)
+
+        ending = threading.Thread(target=end_when_no_more_come)
+        ending.start()
+        next(results)
+        ending.join()
+        return len(function.calls) - place
+
+    assert ahead() == 400
+    take(599)
+    now += 0.5
+    take(1)  # 601 results in half a second
+    assert ahead() == 1_202
+    take(6_000)
+    now += 1.0
+    take(1)
+    assert ahead() == 5_000
+    now += 100.0
+    take(1)
+    take(4_990)  # which are ahead already
+    assert ahead() == 400
     results.close()
 
 
