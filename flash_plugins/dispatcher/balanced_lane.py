@@ -37,7 +37,7 @@ from ..platforms.api import EndpointKind
 from .carried import MOST_SENDS, Carried
 from .courier import Courier, Fate, error_in, fate_of, gone, retry_after_s
 from .endings import unknown
-from .lane import Lane, PlatformGone, Submission
+from .lane import PlatformGone, SingleLane, Submission
 from .objects import stored_again, with_objects
 from .readiness import Readiness, start_error, start_failure
 from .room import Room
@@ -79,6 +79,8 @@ class _Flight:
         self.worker: str | None = None  # that has accepted it
         self.limit = asyncio.timeout(None)  # on what comes before that
         self.is_posting = False
+        self.is_cancel_sent = False
+        self.is_cancel_done = False
 
     def give_up(self) -> None:
         """Wait no longer for a worker, as nobody wants the call any more; but hear what one has to say that has it."""
@@ -87,7 +89,7 @@ class _Flight:
             self.limit.reschedule(asyncio.get_running_loop().time() + pause_s)
 
 
-class BalancedLane(Lane):
+class BalancedLane(SingleLane):
     """Carries the calls of a load-balanced endpoint; as `Lane`."""
 
     _kind: ClassVar[EndpointKind] = EndpointKind.LOAD_BALANCER
@@ -101,6 +103,14 @@ class BalancedLane(Lane):
 
     def _has_room(self) -> bool:
         return len(self._flying) < self._room.size
+
+    def uncancelled(self) -> list[str | None]:
+        """As `Lane.uncancelled`."""
+        return [
+            flight.id if flight.worker is not None else None
+            for flight in self._flights.values()
+            if flight.is_posting or (flight.worker is not None and not flight.is_cancel_done)
+        ]
 
     async def delay(self) -> str | None:
         """As `Lane.delay`."""
@@ -129,7 +139,7 @@ class BalancedLane(Lane):
             flight = self._flights[submission] = _Flight()
             call.job_id = None
             call._begin_job()
-            submission.is_cancel_sent = submission.is_cancel_done = submission.is_running = False
+            submission.is_running = False
             try:
                 outcome = await self._flown(submission, flight, self._body(submission, flight, envelope, blobs))
             finally:
@@ -243,7 +253,7 @@ class BalancedLane(Lane):
         from ..platforms.runpod import TransportFailure
 
         courier = Courier(self.session, handle, submission.call, submission.options.worker, self.lost_reason)
-        submission.is_asking = flight.is_posting = True
+        flight.is_posting = True
         try:
             return await courier.begin(body, hold_s=_BEGIN_HOLD_S)
         except TransportFailure as error:
@@ -254,7 +264,7 @@ class BalancedLane(Lane):
             await trouble.note_failure(error)
             return None
         finally:
-            submission.is_asking = flight.is_posting = False
+            flight.is_posting = False
 
     def _ended(self, submission: Submission, answer: CallAnswer) -> Outcome:
         """Return the outcome of a call that is over, or raise why there is none."""
@@ -294,14 +304,14 @@ class BalancedLane(Lane):
         if flight.worker is None:
             flight.give_up()  # `_flown` cancels it where a worker says that it has it
             return
-        if submission.is_cancel_sent or self._handle is None:
+        if flight.is_cancel_sent or self._handle is None:
             return
-        submission.is_cancel_sent = True
+        flight.is_cancel_sent = True
         courier = Courier(self.session, self._handle, submission.call, flight.worker, self.lost_reason)
         try:
             await courier.cancel(flight.id)
         finally:
-            submission.is_cancel_done = True  # or it never will be: the end of the process must not wait for it
+            flight.is_cancel_done = True  # or it never will be: the end of the process must not wait for it
 
 
 class _Trouble:

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ..errors import (
     DependencyError,
     FlashPluginsError,
@@ -17,13 +15,12 @@ from ..errors import (
 )
 from ..job import JobResult, JobStatus
 from ..platforms import api
-from .call import Call
 
 __all__ = ["ending_of", "internal", "unknown"]
 
 
-def ending_of(call: Call[Any], job: JobResult) -> FlashPluginsError:
-    """Return the error of a job that is over and has no result."""
+def ending_of(call: object, job: JobResult) -> FlashPluginsError:
+    """Return the error of a job that is over and has no result; `call` is its call, or whatever stands for several."""
     error = job.error or "the platform gave no reason"
     match job.status:
         case JobStatus.CANCELLED:
@@ -44,8 +41,8 @@ def ending_of(call: Call[Any], job: JobResult) -> FlashPluginsError:
     return JobFailed(f"{call!r} failed on the worker: {error}", job_id=job.id)
 
 
-def unknown(call: Call[Any], error: FlashPluginsError) -> SubmissionUnknown:
-    """Return the error of a call that the platform may or may not have taken."""
+def unknown(call: object, error: FlashPluginsError) -> SubmissionUnknown:
+    """Return the error of a call, or several, that the platform may or may not have taken."""
     return SubmissionUnknown(
         f"{call!r}: {error}; the platform may or may not run it, so it is not sent again: check what it did before "
         "you repeat it"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The way of one endpoint's calls: they wait here, fly, and get their outcome. How they fly is for the kinds of lane.
 
-    enqueue ──► queue ──(_has_room)──► _outcome: `queue_lane` jobs ──► settled: outcome, replayed output, event
+    enqueue ──► backlog ──(_has_room)──► _launch: `queue_lane` jobs ──► settled: outcome, replayed output, event
                   └── dropped, failed, or given to the next platform where this one is gone
 
 Lives on the dispatcher's event loop.
@@ -12,9 +12,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..config import EndpointConfig
@@ -25,10 +24,13 @@ from ..options import NO_OPTIONS, CallOptions
 from ..payload import CallEnvelope, Outcome
 from ..platforms.api import EndpointKind
 from ..replay import replay
+from .backlog import Backlog, FunctionKey
+from .batching import MAX_CALLS
 from .call import Call
 from .deadlines import Deadlines
 from .delay import delay_reason
 from .endings import internal
+from .flight import Flight, for_each
 from .objects import addressed
 from .retries import Attempts
 from .watch import Watch
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
     from ..platforms.runpod import EndpointHandle
     from .session import Session
 
-__all__ = ["Lane", "PlatformGone", "Submission"]
+__all__ = ["Lane", "PlatformGone", "SingleLane", "Submission"]
 
 logger = logging.getLogger(__name__)
 
@@ -55,31 +57,62 @@ class PlatformGone(Exception):
 
 @dataclass(slots=True, eq=False)
 class Submission:
-    """One call on its way. Fields change on the loop only; the methods may be called from any thread."""
+    """One call on its way. Fields change on the loop only; the methods may be called from any thread.
+
+    Attributes:
+        envelope: What is sent, its arguments aside: many calls may share one.
+        args: Its pickled arguments.
+        size_bytes: What it adds to a job: its arguments, and their large parts where no store takes those.
+        mates_max: With how many calls, itself among them, it may travel in one job; 0 for the usual number.
+        is_queued: Whether it waits in the lane's backlog.
+        is_running: Whether a worker has its job, as far as known.
+        flight: The job that carries it, None while it waits, or where calls travel in no jobs.
+        returns: How often it came back from a worker that had not begun it.
+        moves: From platforms that ended to the next.
+        verdict: What it ends with, whatever comes of its job.
+        is_concluded: Whether its outcome was told: exactly one is.
+        is_resting: Between two attempts.
+        last_failure: Of the attempt before.
+    """
 
     lane: Lane
     call: Call[Any]
     envelope: CallEnvelope
     options: CallOptions = NO_OPTIONS
+    args: bytes = b""
+    mates_max: int = 0
+    is_queued: bool = False
     is_sent: bool = False
     is_cancelled: bool = False
-    is_cancel_sent: bool = False
-    is_cancel_done: bool = False
     is_told_sent: bool = False
-    is_asking: bool = False  # for a job: the platform may have one whose id is not known here yet
-    moves: int = 0  # from platforms that ended to the next
-    is_running: bool = False  # whether a worker has its job, as far as known
-    verdict: FlashPluginsError | None = None  # what it ends with, whatever comes of its job
-    is_concluded: bool = False  # whether its outcome was told: exactly one is
-    is_resting: bool = False  # between two attempts
-    last_failure: BaseException | None = None  # of the attempt before
+    is_running: bool = False
+    flight: Flight | None = None
+    returns: int = 0
+    moves: int = 0
+    verdict: FlashPluginsError | None = None
+    is_concluded: bool = False
+    is_resting: bool = False
+    last_failure: BaseException | None = None
     attempts: Attempts | None = None
     deadlines: Deadlines | None = None
+    function_key: FunctionKey = field(init=False)
+    size_bytes: int = field(init=False)
 
     def __post_init__(self) -> None:
+        envelope = self.envelope
+        self.args = self.args or envelope.args
+        self.function_key = (
+            envelope.code, envelope.method, envelope.bundle, envelope.instance, envelope.log_level, envelope.python,
+        )  # fmt: skip
+        self.mates_max = self.mates_max or MAX_CALLS
+        shared = (envelope.code, envelope.bundle, envelope.instance)
+        own = (len(content) for digest, content in envelope.blobs.items() if digest not in shared)
+        self.size_bytes = len(self.args) + sum(own)
         if self.options is not NO_OPTIONS:
             self.attempts = Attempts(self.options)
             self.deadlines = Deadlines(self, self.lane.session.clock)
+            if self.options.needs_own_job:
+                self.mates_max = 1
 
     def refuses_attempt(self, pause_s: float) -> str | None:
         """Return why there can be no other attempt after so many seconds, None if there can. Loop thread."""
@@ -92,16 +125,12 @@ class Submission:
         self.last_failure, self.verdict = failure, None
         self.is_resting = True
         self.is_sent = self.is_running = False
+        self.flight = None
         self.call.job_id = None
         if self.attempts is not None:
             self.call.attempts = self.attempts.made
         if self.deadlines is not None:
             self.deadlines.attempt_ended()
-
-    @property
-    def needs_cancel(self) -> bool:
-        """Whether the platform may run a job of it and does not know that nobody wants it."""
-        return self.is_asking or (self.call.job_id is not None and not self.is_cancel_done)
 
     def cancel(self) -> None:
         """Have the platform told that nobody wants the outcome."""
@@ -137,7 +166,7 @@ class Lane(ABC):
         self.session = session
         self.config = config
         self.streams = streams
-        self._queue: deque[Submission] = deque()
+        self._queue = Backlog()
         self._flying: set[Submission] = set()
         self._handle: EndpointHandle | None = None
         self._lost: str | None = None
@@ -149,17 +178,16 @@ class Lane(ABC):
         """Return whether one more call may fly now."""
 
     @abstractmethod
-    async def _outcome(self, submission: Submission) -> Outcome:
-        """Send the call and return what came of it.
-
-        Raises:
-            PlatformGone: It was surely not sent, and the platform is gone.
-            FlashPluginsError: It has no outcome of its own.
-        """
+    def _launch(self) -> bool:
+        """Let the calls that are next fly; False if they had better wait for one that flies to end."""
 
     @abstractmethod
     async def _send_cancel(self, submission: Submission) -> None:
         """Have the platform told that nobody wants the outcome of a call that flies."""
+
+    def uncancelled(self) -> list[str | None]:
+        """Return the jobs that the platform may run and does not know to be cancelled; None for one without an id."""
+        return []
 
     @property
     def submissions(self) -> list[Submission]:
@@ -174,7 +202,7 @@ class Lane(ABC):
     @property
     def waits(self) -> bool:
         """Whether the platform has jobs of ours that no worker has taken, as far as known."""
-        return any(one.call.job_id is not None and not one.is_running for one in self._flying)
+        return False
 
     def give_up(self, why: str) -> None:
         """End all calls: the endpoint's workers do not start, and the platform would keep its jobs for ever."""
@@ -182,6 +210,7 @@ class Lane(ABC):
             self.settle_error(submission, WorkerStartFailed(f"{submission.call!r}: {why}"))
         for submission in self._flying:
             submission.verdict = WorkerStartFailed(f"{submission.call!r}: {why}", job_id=submission.call.job_id)
+        for submission in self._flying:
             self.session.loop.spawn(self._send_cancel(submission))  # which ends the question that is held for it
 
     def enqueue(self, submission: Submission) -> None:
@@ -199,7 +228,7 @@ class Lane(ABC):
             submission.deadlines.queued()
         if self.session.uploads.wait(submission):
             return
-        self._queue.append(submission)
+        self._queue.add(submission)
         self._pump()
 
     def lost_reason(self) -> str | None:
@@ -240,22 +269,20 @@ class Lane(ABC):
         if self.session.pauses.drop(submission) or self.session.uploads.drop(submission):
             self._tell(submission, CallStage.CANCELLED)
         elif not submission.is_sent:
-            if submission in self._queue:
-                self._queue.remove(submission)
+            if self._queue.discard(submission):
                 self._tell(submission, CallStage.CANCELLED)
         elif submission in self._flying:
             self.session.loop.spawn(self._send_cancel(submission))
 
     def take_queue(self) -> list[Submission]:
         """Give up the calls that were not sent yet."""
-        waiting = list(self._queue)
-        self._queue.clear()
-        return waiting
+        return self._queue.clear()
 
     def fail_all(self, error: FlashPluginsError) -> None:
         """End every call that waits here with `error`."""
-        while self._queue:
-            self.settle_error(self._queue.popleft(), error)
+        waiting = self.take_queue()
+        for submission, one in zip(waiting, for_each(error, len(waiting)), strict=True):
+            self.settle_error(submission, one)
 
     def _pump(self) -> None:
         if not self._queue:
@@ -263,14 +290,19 @@ class Lane(ABC):
         if self._handle is None:
             self.provision()
             return
-        while self._queue and self._has_room():
-            submission = self._queue.popleft()
+        while self._queue and self._has_room() and self._launch():
+            continue
+
+    def _begin(self, submissions: Sequence[Submission], flying: Awaitable[None], flight: Flight | None = None) -> None:
+        """Let calls fly: `flying` gives them their outcome, unless they leave the flight before."""
+        for submission in submissions:
             submission.is_sent = True
+            submission.flight = flight
             self._flying.add(submission)
             if not submission.is_told_sent:
                 submission.is_told_sent = True
                 self._tell(submission, CallStage.SENT)
-            self.session.loop.spawn(self._carry(submission))
+        self.session.loop.spawn(self._carry(submissions, flying, flight))
 
     async def _provision(self) -> None:
         try:
@@ -280,8 +312,8 @@ class Lane(ABC):
         except FlashPluginsError as error:
             waiting = self.take_queue()
             reason = self.session.explain(error, self)
-            for submission in waiting:
-                self.settle_error(submission, reason)
+            for submission, one in zip(waiting, for_each(reason, len(waiting)), strict=True):
+                self.settle_error(submission, one)
         except Exception as error:  # whatever it is, no call may wait for ever
             self.fail_all(self._unexpected(error))
             if not self.session.is_ending:
@@ -311,33 +343,45 @@ class Lane(ABC):
                 raise PlatformGone(reason) from error  # whatever was made is gone with it
             raise
 
-    async def _carry(self, submission: Submission) -> None:
-        """See one call through."""
+    async def _carry(self, submissions: Sequence[Submission], flying: Awaitable[None], flight: Flight | None) -> None:
+        """See calls through: whatever `flying` raises is for those that have no outcome yet."""
         try:
-            outcome = await self._outcome(submission)
+            await flying
         except PlatformGone as gone:
-            submission.is_sent = False
-            self._flying.discard(submission)
-            self.session.move_on(self, gone.reason, unsent=[submission])
+            unsent = self._left_of(submissions, flight)
+            for submission in unsent:
+                self._take_down(submission)
+            self.session.move_on(self, gone.reason, unsent=unsent)
         except FlashPluginsError as error:
-            self.settle_error(submission, submission.verdict or self.session.explain(error, self))
+            left = self._left_of(submissions, flight)
+            for submission, one in zip(left, for_each(self.session.explain(error, self), len(left)), strict=True):
+                self.settle_error(submission, submission.verdict or one)
         except asyncio.CancelledError:
-            ending = JobCancelled("the process is ending", job_id=submission.call.job_id)
-            self.settle_error(submission, ending)
+            for submission in self._left_of(submissions, flight):
+                self.settle_error(submission, JobCancelled("the process is ending", job_id=submission.call.job_id))
             raise
-        except Exception as error:  # whatever it is, the call may not wait for ever
-            self.settle_error(submission, self._unexpected(error))
+        except Exception as error:  # whatever it is, the calls may not wait for ever
+            for submission in self._left_of(submissions, flight):
+                self.settle_error(submission, self._unexpected(error))
             if not self.session.is_ending:
                 raise
-        else:
-            self._settle(submission, outcome)
         finally:
-            self._flying.discard(submission)
             self._pump()
+
+    def _left_of(self, submissions: Iterable[Submission], flight: Flight | None) -> list[Submission]:
+        """Return those that have no outcome yet. One that was handed back may fly again, with others."""
+        return [one for one in submissions if one in self._flying and one.flight is flight]
+
+    def _take_down(self, submission: Submission) -> None:
+        """Note that a call flies no more and has no outcome."""
+        submission.is_sent = submission.is_running = False
+        submission.flight = None
+        self._flying.discard(submission)
 
     def _settle(self, submission: Submission, outcome: Outcome) -> None:
         """End a call with what its worker sent, or have it tried again."""
         self._watch.note_progress()
+        self._flying.discard(submission)
         call = submission.call
         call.execution_s, call.worker_pid = outcome.seconds, outcome.pid
         call.worker_id = outcome.worker or call.worker_id
@@ -355,6 +399,7 @@ class Lane(ABC):
 
     def settle_error(self, submission: Submission, error: FlashPluginsError) -> None:
         """End a call with an error, or have it tried again."""
+        self._flying.discard(submission)
 
         def conclude(_: BaseException | None) -> None:
             self._conclude(submission, error)
@@ -417,3 +462,25 @@ class Lane(ABC):
                 seconds=call.execution_s,
             )
         )
+
+
+class SingleLane(Lane):
+    """A lane whose calls fly one by one."""
+
+    @abstractmethod
+    async def _outcome(self, submission: Submission) -> Outcome:
+        """Send the call and return what came of it.
+
+        Raises:
+            PlatformGone: It was surely not sent, and the platform is gone.
+            FlashPluginsError: It has no outcome of its own.
+        """
+
+    def _launch(self) -> bool:
+        oldest, _ = self._queue.oldest()
+        submissions = self._queue.take(oldest, 1, 0)
+        self._begin(submissions, self._fly(submissions[0]))
+        return True
+
+    async def _fly(self, submission: Submission) -> None:
+        self._settle(submission, await self._outcome(submission))

@@ -119,6 +119,11 @@ class Session:
         return self._client
 
     @property
+    def is_limited(self) -> bool:
+        """Whether the platform is a service with limits, whose workers may take more jobs than they run at once."""
+        return self._client is not None and self._client.connection.limits is not None
+
+    @property
     def has_platform(self) -> bool:
         """Whether the platform was chosen."""
         return self._platform is not None
@@ -490,7 +495,7 @@ class Session:
     def _wait_for_cancels(self) -> None:
         """Wait, in the thread that ends the process, until the platform knows what to cancel."""
         says_at: float | None = time.monotonic() + _SILENCE_S
-        left: list[Submission] = []
+        left: list[str | None] = []
         try:
             while left := self.loop.call(self._not_cancelled(), _LOOP_TIMEOUT_S):
                 if says_at is not None and time.monotonic() > says_at:
@@ -498,12 +503,12 @@ class Session:
                     says_at = None
                 time.sleep(_LOOK_S)
         except KeyboardInterrupt:
-            jobs = [submission.call.job_id or "one without an id yet" for submission in left if submission.needs_cancel]
+            jobs = [job_id or "one without an id yet" for job_id in left]
             _say(f"not cancelled, and running until their time limits: {', '.join(jobs) or 'unknown jobs'}")
 
-    async def _not_cancelled(self) -> list[Submission]:
-        """Return the calls whose jobs the platform may still run."""
-        return [submission for submission in self._submissions() if submission.needs_cancel]
+    async def _not_cancelled(self) -> list[str | None]:
+        """Return the jobs that the platform may still run, None for one without an id."""
+        return [job for lane in [*self._lanes.values(), *self._replaced] for job in lane.uncancelled()]
 
     async def _end_tasks(self) -> None:
         await self.loop.cancel_tasks()

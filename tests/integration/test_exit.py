@@ -104,7 +104,8 @@ def test_a_program_that_leaves_nothing_unfinished_ends_in_silence(tmp_path: Path
 
 
 def test_jobs_on_a_platform_that_goes_on_are_cancelled_at_the_end(tmp_path: Path, elsewhere: RunningPlatform) -> None:
-    body = f"{ELSEWHERE}{PREAMBLE}\ncalls = [nap(60) for _ in range(5)]\n" + (
+    preamble = PREAMBLE.replace("workers=(1, 1)", "workers=(1, 3)")  # a job runs on each, and one waits behind it
+    body = f"{ELSEWHERE}{preamble}\ncalls = [nap(60) for _ in range(5)]\n" + (
         "while not all(call.job_id for call in calls): time.sleep(0.01)\nforget_addresses()\n"
         "print(*[call.job_id for call in calls], flush=True)\n"
     )

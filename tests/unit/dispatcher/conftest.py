@@ -13,7 +13,7 @@ import pytest
 from flash_plugins import Call, CallEvent, Connection, hookimpl
 from flash_plugins.clock import FakeClock
 from flash_plugins.config import EndpointConfig
-from flash_plugins.dispatcher import Session
+from flash_plugins.dispatcher import Session, batch_lane
 from flash_plugins.hooks import HookManager
 from flash_plugins.options import NO_OPTIONS
 from flash_plugins.platforms import provision, rest
@@ -49,6 +49,12 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was created shows at once here, and nothing is too busy for long."""
     monkeypatch.setattr(provision, "VISIBLE_WITHIN_S", 0.3)
     monkeypatch.setattr(rest, "FIRST_PAUSE_S", 0.02)
+
+
+@pytest.fixture(autouse=True)
+def all_fly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many jobs fly as the window allows, however few workers an endpoint has. Tests of batching override this."""
+    monkeypatch.setattr(batch_lane, "slots_of", lambda config: 1_000)
 
 
 @pytest.fixture

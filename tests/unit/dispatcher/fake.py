@@ -24,6 +24,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from flash_plugins import Connection
+from flash_plugins.batches import CallResult
 from flash_plugins.code import dumps
 from flash_plugins.objects.digest import digest_of
 from flash_plugins.payload import CallEnvelope, Outcome
@@ -131,6 +132,7 @@ class FakeRunpod:
 
     Attributes:
         is_slow: Whether jobs stay queued until a test finishes them.
+        call_s: What the worker says that each call took, seconds: from half a second on they travel alone.
         hold_s: How long `/stream` is held.
         scripts: Steps by operation, each used once, before the normal behaviour.
         requests: Everything that came in.
@@ -143,6 +145,7 @@ class FakeRunpod:
 
     def __init__(self) -> None:
         self.is_slow = False
+        self.call_s = 0.5
         self.hold_s = 60.0
         self.scripts: dict[str, deque[Step]] = defaultdict(deque)
         self.requests: list[Request] = []
@@ -332,15 +335,20 @@ class FakeRunpod:
     def _submit(self, request: Request) -> Answer:
         job = Job(f"job-{next(self._job_numbers)}", CallEnvelope.decode(request.json["input"]))
         self.jobs[job.id] = job
-        if request.operation == "runSync" and not self.is_slow:
+        endpoint = self.endpoints[request.path.split("/")[2]]
+        answer = job.answer()
+        if not self.is_slow and api.HANDLER_ENV not in endpoint["env"]:  # those that stream end when a test says so
             job.status, job.output = "COMPLETED", self._work(job.envelope)
-        return Answer(content=job.answer())
+        return Answer(content=answer if request.operation == "run" else job.answer())
 
     def _work(self, envelope: CallEnvelope) -> dict[str, Any]:
         self.has |= set(envelope.blobs)
         if missing := tuple(digest for digest in envelope.needs if digest not in self.has):
             return Outcome(missing=missing, worker="w1").encode()
-        return Outcome(result=envelope.args, worker="w1", pid=7, seconds=0.5).encode()
+        if envelope.batch:
+            results = [CallResult(place, self.call_s, args) for place, args in enumerate(envelope.batch)]
+            return Outcome(results=results, worker="w1", pid=7, seconds=self.call_s * len(results)).encode()
+        return Outcome(result=envelope.args, worker="w1", pid=7, seconds=self.call_s).encode()
 
     async def _streamed(self, job: Job) -> Answer:
         if job.status in ("IN_QUEUE", "IN_PROGRESS") and not job.chunks:
