@@ -231,7 +231,8 @@ class Fleet(Crew[QueueWorker]):
                 worker, share = self._random.choice(open_to_jobs), queued
             else:
                 worker, share = (
-                    min(open_to_jobs, key=lambda one: len(one.leases)),
+                    # The one that worked last of them: its caches are warm, and the others may become surplus.
+                    min(open_to_jobs, key=lambda one: (len(one.leases), -(one.idle_since or 0.0))),
                     math.ceil(queued / len(open_to_jobs)),
                 )
             poll = worker.poll
