@@ -17,9 +17,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import faulthandler
+import functools
 import inspect
-import json
-import logging
 import os
 import secrets
 import signal
@@ -36,8 +35,8 @@ from typing import Any
 from .. import binary, code
 from ..code import cargo
 from ..errors import EnvelopeError
-from ..failure import describe_exception, encode_exception
-from ..payload import RESULT_REMEDY, CallEnvelope, Outcome, check_size
+from ..failure import encode_exception
+from ..payload import CallEnvelope, Outcome, check_size
 from ..platforms import api
 from . import calling, capture, journal
 from .batch import Batch
@@ -46,14 +45,12 @@ from .deployed import Deployed, is_plain
 from .forms import CHUNK_REMEDY, Form, form_of
 from .handshake import Handshake
 from .lifeline import die_with_parent
-from .link import CALL, CANCEL, CHUNK, CREDIT, DONE, NEWS, PLAIN, STREAMS, BlockingLink
-from .plain import plain
+from .link import CALL, CANCEL, CHUNK, CREDIT, DONE, NEWS, STREAMS, BlockingLink
+from .plainjobs import PlainJobs
 from .run import MissingBlobs, Prepared, Preparer
 from .store import result_sink
 
 __all__ = ["CANCELLED_EXIT_CODE", "Runner", "main"]
-
-logger = logging.getLogger(__name__)
 
 #: Exit code of a runner that was cancelled where its state would not survive an exception: it is to be replaced.
 CANCELLED_EXIT_CODE = 75
@@ -87,8 +84,8 @@ class Runner:
     ) -> None:
         self._link = link
         self._preparer = preparer
-        self._deployed = deployed
         self._handshake = Handshake.of(os.environ)
+        self._plain_jobs = PlainJobs(deployed, self._handshake, self._preparing)
         self._concurrency = concurrency
         self._worker_id = worker_id
         self._streams = streams
@@ -193,7 +190,9 @@ class Runner:
             content = binary.unpack(content)
             streams = bool(content.get(STREAMS))
         elif is_plain(content):
-            return self._answer_plain(job_id, content, drive, inline=inline)
+            with capture.recording(inline=inline):
+                send = functools.partial(self._send_chunk, job_id) if self._streams else None
+                return self._plain_jobs.answer(job_id, content, drive, send=send)
         started = time.perf_counter()
         outcome = Outcome(worker=self._worker_id, pid=os.getpid())
         packages: Mapping[str, str] = {}
@@ -204,13 +203,10 @@ class Runner:
                 envelope = CallEnvelope.decode(content)
                 capture.follow_log_level(envelope.log_level)
                 packages = envelope.packages
-                self._is_preparing = True
-                try:
+                with self._preparing():
                     function = self._preparer.target(envelope)
                     if not envelope.batch:
                         prepared = Prepared(function, *self._preparer.arguments(envelope.args))
-                finally:
-                    self._is_preparing = False
                 self._handshake.warn(packages)
                 if prepared is None:
                     outcome = self._run_batch(job_id, envelope, function, outcome, drive, inline=inline, is_job=is_job)
@@ -233,6 +229,15 @@ class Runner:
         if is_batch and is_job:
             return outcome  # the job loop adds what is in the journal
         return form.encode(outcome)
+
+    @contextlib.contextmanager
+    def _preparing(self) -> Iterator[None]:
+        """Have a cancel end the process: a module, or what is kept between calls, would be left half made."""
+        self._is_preparing = True
+        try:
+            yield
+        finally:
+            self._is_preparing = False
 
     def _run_batch(
         self,
@@ -264,44 +269,6 @@ class Runner:
         return replace(
             outcome, results=batch.results, records=batch.records, returned=batch.returned, missing=batch.missing
         )
-
-    def _answer_plain(self, job_id: str, content: Any, drive: Drive, *, inline: bool) -> Any:
-        """Do the same for a job in plain JSON; None where all that it made was streamed."""
-        started = time.perf_counter()
-        prepared: Prepared | None = None
-        with capture.recording(inline=inline):
-            try:
-                capture.follow_log_level(logging.INFO)
-                self._is_preparing = True
-                try:
-                    prepared = self._deployed.prepare(content)
-                finally:
-                    self._is_preparing = False
-                value = self._make_plain(job_id, prepared, drive)
-            except CallCancelled:
-                raise
-            except BaseException as error:  # noqa: BLE001 - user code may raise anything, SystemExit included
-                self._handshake.explain(error, self._deployed.packages, is_loading=prepared is None)
-                told = describe_exception(error)
-                logger.error("job %s failed\n%s", job_id, told["error_traceback"].rstrip())
-                return {"error": json.dumps(told)}
-        return None if self._streams else {PLAIN: value, "seconds": time.perf_counter() - started}
-
-    def _make_plain(self, job_id: str, call: Prepared, drive: Drive) -> Any:
-        value = calling.value_of(call.function, call.args, call.kwargs, drive)
-        if inspect.isasyncgen(value):
-            value = calling.drained(value, drive)
-        if not self._streams:
-            what = f"the result of {calling.name_of(call.function)}()"
-            found = plain(list(value) if inspect.isgenerator(value) else value, what)
-            check_size(_json_size(found), api.RUN_MAX_BYTES, what, RESULT_REMEDY)
-            return found
-        for part in value if inspect.isgenerator(value) else [value]:
-            found = plain(part, "a yielded value")
-            size, limit = _json_size(found), api.STREAM_CHUNK_MAX_BYTES
-            check_size(size, limit, "a yielded value", CHUNK_REMEDY)
-            self._send_chunk(job_id, found)
-        return None
 
     def _make(
         self, job_id: str, call: Prepared, outcome: Outcome, drive: Drive, form: Form, *, streams: bool
@@ -370,7 +337,6 @@ class Runner:
         if batch is not None and not batch.shall_stop():
             return  # meant for a call that has ended, or between two: what comes next is looked up there
         if self._is_preparing or _is_importing(frame):
-            # A module, or what is kept between calls, would be left half made: better a fresh process.
             sys.stderr.flush()
             os._exit(CANCELLED_EXIT_CODE)
         if self._inline_task is not None:
@@ -392,11 +358,6 @@ def _is_importing(frame: FrameType | None) -> bool:
             return True
         frame = frame.f_back
     return False
-
-
-def _json_size(value: Any) -> int:
-    """Return how many bytes the JSON of it has, as it is sent."""
-    return len(json.dumps(value, ensure_ascii=False).encode())
 
 
 def _give_children_default_signals() -> None:

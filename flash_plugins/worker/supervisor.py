@@ -21,19 +21,19 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 from ..payload import Outcome, is_envelope
 from ..platforms import api
-from . import calling
 from .early import Early, Post
 from .handback import HandBack
 from .journal import clean, path_of
 from .link import CALL, CANCEL, CREDIT, DONE, NEWS, pack, read_frame
 from .progress import Progress
 from .runner import CANCELLED_EXIT_CODE
+from .running import RunningJob, limit_of, worker_id
 
 __all__ = ["RunnerProcess"]
 
@@ -68,9 +68,9 @@ class RunnerProcess:
         #: Sends results of a batch before its end, once there is something that can.
         self.post: Post | None = None
         self._slots = asyncio.Semaphore(concurrency)
-        self._jobs: dict[str, _Job] = {}
+        self._jobs: dict[str, RunningJob] = {}
         #: Jobs that run or wait, where those may be given back.
-        self._held: list[_Job] = []
+        self._held: list[RunningJob] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._attaching = asyncio.Lock()
         self._writer: asyncio.StreamWriter | None = None
@@ -136,8 +136,8 @@ class RunnerProcess:
         theirs.close()
         self._socket = ours
 
-    def _begin(self, job_id: str, content: Any, progress: Progress | None) -> _Job:
-        job = _Job(job_id, _limit_of(content), progress)
+    def _begin(self, job_id: str, content: Any, progress: Progress | None) -> RunningJob:
+        job = RunningJob(job_id, limit_of(content), progress)
         job.occupation = self._spawn(self._occupy(job, content))
         if self._hand_back.waiting_max is None or not is_envelope(content):
             return job
@@ -157,7 +157,7 @@ class RunnerProcess:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _occupy(self, job: _Job, content: Any) -> None:
+    async def _occupy(self, job: RunningJob, content: Any) -> None:
         """Hold a slot from the start of a call until the runner is done with it, cancelled or not."""
         async with self._slots:
             self._jobs[job.id] = job
@@ -177,7 +177,7 @@ class RunnerProcess:
                 if job.is_cancelled and job.progress is not None:
                     job.progress.close()  # made, maybe, after the cancelled task had ended
 
-    async def _attend(self, job: _Job, progress: Progress, early: Early) -> None:
+    async def _attend(self, job: RunningJob, progress: Progress, early: Early) -> None:
         """Follow a batch: send what comes of it, give back what waits too long, stop a call that takes too long."""
         while not job.ended.is_set():
             with contextlib.suppress(TimeoutError):
@@ -205,7 +205,7 @@ class RunnerProcess:
         is_full = len(running) >= self._concurrency
         return is_full and all(job.running_for_s() > self._hand_back.after_s for job in running)
 
-    async def _watch_waiting(self, job: _Job) -> None:
+    async def _watch_waiting(self, job: RunningJob) -> None:
         """Give a job back that waits for a slot, once everything that runs takes long."""
         while not job.ended.is_set() and not job.is_cancelled and job.id not in self._jobs:
             if self.is_held_up:
@@ -214,13 +214,13 @@ class RunnerProcess:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(job.ended.wait(), _LOOK_S)
 
-    def _give_back(self, job: _Job) -> None:
+    def _give_back(self, job: RunningJob) -> None:
         assert job.occupation is not None
         job.occupation.cancel()
         count = 1 if job.progress is None else job.progress.count
-        job.deliver(DONE, Outcome(returned=tuple(range(count)), worker=_worker_id()).encode())
+        job.deliver(DONE, Outcome(returned=tuple(range(count)), worker=worker_id()).encode())
 
-    async def _limit(self, job: _Job, limit_s: float) -> None:
+    async def _limit(self, job: RunningJob, limit_s: float) -> None:
         """Stop a call that is not one of a batch when it has run too long."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(job.ended.wait(), limit_s)
@@ -228,7 +228,7 @@ class RunnerProcess:
             job.is_over_limit = True
             await self._insist(job, job.ended.is_set, _OVER_LIMIT)
 
-    def _cancel(self, job: _Job) -> None:
+    def _cancel(self, job: RunningJob) -> None:
         """Stop a call wherever it is; nothing if it has ended."""
         if job.ended.is_set() or job.is_cancelled:
             return
@@ -239,7 +239,7 @@ class RunnerProcess:
             return
         self._spawn(self._insist(job, job.ended.is_set, "was cancelled"))
 
-    async def _insist(self, job: _Job, has_stopped: Callable[[], bool], why: str) -> None:
+    async def _insist(self, job: RunningJob, has_stopped: Callable[[], bool], why: str) -> None:
         """Tell the runner until it has stopped the call: it may not even have read of it yet. Then kill it."""
         deadline = asyncio.get_running_loop().time() + CANCEL_GRACE_S
         while not has_stopped():
@@ -258,14 +258,14 @@ class RunnerProcess:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(job.ended.wait(), _CANCEL_REPEAT_S)
 
-    def _kill_for(self, job: _Job, why: str) -> None:
+    def _kill_for(self, job: RunningJob, why: str) -> None:
         logger.error("job %s still runs %g s after it %s; its process is killed", job.id, CANCEL_GRACE_S, why)
         if not self._are_known(job):  # the platform gives the others to another worker
             self._end_worker(f"is killed for a call that {why} and did not stop", 1)
         self._killed_for = f"was killed, as a call of it {why} and did not stop"
         self._process.kill()
 
-    def _are_known(self, job: _Job) -> bool:
+    def _are_known(self, job: RunningJob) -> bool:
         """Return whether all calls that run beside a job are of batches: what was done of them is known."""
         return all(one.survives for one in self._jobs.values() if one is not job)
 
@@ -340,57 +340,13 @@ class RunnerProcess:
         sys.stderr.flush()
 
 
-class _Job:
-    """What came back for one call so far, or for a batch."""
-
-    def __init__(self, job_id: str, limit_s: float | None, progress: Progress | None) -> None:
-        self.id = job_id
-        self.limit_s = limit_s
-        self.progress = progress
-        self.early: Early | None = None
-        self.news = asyncio.Event()
-        self.began_at: float | None = None
-        self.is_over_limit = False
-        self.answers: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
-        self.ended = asyncio.Event()
-        self.is_cancelled = False
-        self.occupation: asyncio.Task[None] | None = None
-
-    @property
-    def survives(self) -> bool:
-        """Whether what has been done is known when the runner dies."""
-        return self.progress is not None and self.progress.has_begun
-
-    def running_for_s(self) -> float:
-        """Return for how many seconds its call has run, 0 if none does."""
-        if self.progress is not None:
-            return self.progress.running_for_s()
-        return 0.0 if self.began_at is None else asyncio.get_running_loop().time() - self.began_at
-
-    def deliver(self, kind: str, content: Any) -> None:
-        """Pass on a frame of the runner."""
-        if isinstance(content, Outcome):  # of a batch
-            content = content.encode() if self.progress is None else self.progress.answer(content)
-        if kind == DONE and self.is_over_limit and not content:  # it was stopped, and has nothing to say
-            content = {"error": f"{api.RUN_LIMIT_PREFIX}{calling.timeout_of(self.limit_s)}"}
-        self.answers.put_nowait((kind, content))
-        if kind == DONE:
-            self.ended.set()
-            self.news.set()
-
-    def die(self, reason: str) -> None:
-        """Pass on that the runner has died."""
-        is_known = self.progress is not None and self.survives
-        self.deliver(DONE, self.progress.answer_of_dead(reason, _worker_id()) if is_known and self.progress else {})
-
-
 def _after_this_task(then: Callable[[], None]) -> None:
     task = asyncio.current_task()
     assert task is not None
     task.add_done_callback(lambda _: then())
 
 
-def _has_passed(job: _Job, progress: Progress, index: int) -> Callable[[], bool]:
+def _has_passed(job: RunningJob, progress: Progress, index: int) -> Callable[[], bool]:
     """Return what tells whether a call of a batch no longer runs."""
 
     def look() -> bool:
@@ -398,15 +354,6 @@ def _has_passed(job: _Job, progress: Progress, index: int) -> Callable[[], bool]
         return job.ended.is_set() or progress.running != index
 
     return look
-
-
-def _limit_of(content: object) -> float | None:
-    limit_s = content.get("limit_s") if isinstance(content, Mapping) and is_envelope(content) else None
-    return float(limit_s) if isinstance(limit_s, int | float) else None
-
-
-def _worker_id() -> str | None:
-    return os.environ.get("RUNPOD_POD_ID")
 
 
 def _describe_exit(code: int) -> str:
