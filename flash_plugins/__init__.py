@@ -58,10 +58,13 @@ if TYPE_CHECKING:
     from .images import LocalImage
     from .job import JobResult, JobStatus
     from .mapping import MapIterator
+    from .objects.handles import ObjectRef
+    from .objects.store import ObjectMissing
     from .options import CallOptions
     from .pending import Pending
     from .platforms.base import Connection, Platform, RateLimit
     from .process import close, configure, platform, register, unregister
+    from .references import get, put
     from .remote import RemoteClass, RemoteFunction, RemoteGenerator, RemoteInstance, RemoteMethod
     from .resources import NetworkVolume, PodTemplate
 
@@ -117,10 +120,13 @@ _HOMES = {
     "images": ("LocalImage",),
     "job": ("JobResult", "JobStatus"),
     "mapping": ("MapIterator",),
+    "objects.handles": ("ObjectRef",),
+    "objects.store": ("ObjectMissing",),
     "options": ("CallOptions",),
     "pending": ("Pending",),
     "platforms.base": ("Connection", "Platform", "RateLimit"),
     "process": ("close", "configure", "platform", "register", "unregister"),
+    "references": ("get", "put"),
     "resources": ("NetworkVolume", "PodTemplate"),
     "remote": ("RemoteClass", "RemoteFunction", "RemoteGenerator", "RemoteInstance", "RemoteMethod"),
 }
@@ -163,6 +169,8 @@ __all__ = [
     "NetworkVolume",
     "NoWorkers",
     "NotFoundError",
+    "ObjectMissing",
+    "ObjectRef",
     "PayloadError",
     "PayloadTooLarge",
     "Pending",
@@ -192,8 +200,10 @@ __all__ = [
     "__version__",
     "close",
     "configure",
+    "get",
     "hookimpl",
     "platform",
+    "put",
     "register",
     "unregister",
 ]

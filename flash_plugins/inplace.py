@@ -15,9 +15,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from types import AsyncGeneratorType, GeneratorType
 from typing import Any, TypeVar, cast
 
-from . import code
+from . import code, process
 from .dispatcher import Call, StreamCall
 from .errors import ConfigError
+from .objects.handles import ObjectRef
 
 __all__ = ["call_here", "instance_here"]
 
@@ -48,6 +49,7 @@ def call_here(
     """
     call: _CallHere[Any] = _CallHere(endpoint_name=endpoint_name, function_name=function_name, number=0)
     try:
+        args, kwargs = _with_values(args, kwargs)
         value = function(*args, **kwargs)
         if inspect.isgenerator(value) or inspect.isasyncgen(value):
             return _StreamHere(value, endpoint_name=endpoint_name, function_name=function_name)
@@ -61,6 +63,28 @@ def call_here(
     else:
         _end(call, value, is_value=True)
     return call
+
+
+def _with_values(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Sequence[Any], Mapping[str, Any]]:
+    """Return arguments with values in place of handles, as if they had travelled; the very same if there is none."""
+    if not ObjectRef.made:
+        return args, kwargs
+    try:
+        if not code.has_handles((args, kwargs)):
+            return args, kwargs
+    except Exception:  # noqa: BLE001 - in place it need not travel: then only the arguments themselves are looked at
+        values = {name: _value_of(value) for name, value in kwargs.items()}
+        return [_value_of(value) for value in args], values
+    sink = process.object_sink()
+    data = code.dumps((args, kwargs), what="the arguments", sink=sink).data
+    lease = sink.lease()
+    found = cast("tuple[Sequence[Any], Mapping[str, Any]]", code.loads(data, fetch=lease.space))
+    lease.release()
+    return found
+
+
+def _value_of(argument: Any) -> Any:
+    return argument.get() if isinstance(argument, ObjectRef) else argument
 
 
 def instance_here(cls: Callable[..., T], arguments: bytes) -> T:

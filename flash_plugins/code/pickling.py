@@ -25,12 +25,21 @@ from cloudpickle import cloudpickle as _cloudpickle
 from flash_plugins.code.imports import imports_of_code, imports_of_main
 from flash_plugins.code.modules import ModuleKind, module_kind
 from flash_plugins.code.reducers import ALWAYS, BY_VALUE
-from flash_plugins.errors import EnvelopeError, PlatformError, UnpicklableError
-from flash_plugins.objects.codec import CompareSink, Fetch, Packer, Sink, is_packed, refs_of, unpack
+from flash_plugins.errors import ConfigError, EnvelopeError, PlatformError, UnpicklableError
+from flash_plugins.objects.codec import (
+    DEFAULT_THRESHOLD_BYTES,
+    CompareSink,
+    Fetch,
+    Packer,
+    Sink,
+    is_packed,
+    refs_of,
+    unpack,
+)
 from flash_plugins.objects.handles import ObjectRef, as_value, fetching
-from flash_plugins.objects.store import Ref
+from flash_plugins.objects.store import ObjectMissing, Ref
 
-__all__ = ["Pickled", "Pickler", "dumps", "is_class_by_value", "loads", "make_class_anew"]
+__all__ = ["Pickled", "Pickler", "dumps", "has_handles", "is_class_by_value", "loads", "make_class_anew"]
 
 #: Version 5: large buffers without a copy. Every supported Python has it.
 _PROTOCOL = 5
@@ -119,7 +128,7 @@ def dumps(obj: object, *, what: str, before: Pickled | None = None, sink: Sink |
 def _dump(pickler: Pickler, obj: object, what: str) -> None:
     try:
         pickler.dump(obj)
-    except (MemoryError, PlatformError):  # the store's, and that of the platform it belongs to
+    except (MemoryError, PlatformError, ConfigError, ObjectMissing):  # those of the store and of its platform
         raise
     except Exception as error:
         from flash_plugins.code.culprit import explain
@@ -182,6 +191,19 @@ def loads(data: bytes, *, fetch: Fetch | None = None) -> object:
         raise EnvelopeError(f"a pickle names {len(refs_of(data))} objects, and there is no store here to get them from")
     with fetching(fetch):
         return unpack(data, fetch)
+
+
+def has_handles(obj: object) -> bool:
+    """Return whether there is an `ObjectRef` somewhere in an object.
+
+    Raises:
+        Exception: What pickling it raises.
+    """
+    if _is_plain(obj):
+        return False
+    packer = Packer(CompareSink(DEFAULT_THRESHOLD_BYTES))
+    Pickler(packer).dump(obj)
+    return packer.has_handles
 
 
 def _is_plain(obj: object) -> bool:
@@ -250,6 +272,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is unty
             return ALWAYS[kind](obj)
         if kind is ObjectRef and self._packer is not None:
             self._packer.refer(obj.refs, obj._fetch)
+            self.modules |= obj._modules
+            self.installed |= obj._installed
             return as_value(obj) if self._packer.resolves else NotImplemented
         if kind is types.BuiltinFunctionType:
             self._refer_to(obj.__module__)

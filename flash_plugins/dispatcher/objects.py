@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["SessionObjects", "addressed", "stored_again", "with_objects"]
 
+#: Largest object that is sent along to a worker which does not find it in the folder of its machine: it may be in a
+#: container, which has none of these folders.
+_INLINE_BYTES = 1_000_000
 #: Seconds to wait for a platform to start, so that it can say where objects go.
 _CONNECT_TIMEOUT_S = 60.0
 
@@ -157,7 +160,7 @@ def addressed(envelope: CallEnvelope, call: Call[Any], session: Session) -> Call
 def with_objects(envelope: CallEnvelope, leases: Iterable[Lease | None], missing: Iterable[str]) -> CallEnvelope:
     """Return an envelope with the objects that a worker did not find in the store: they are stored again, too.
 
-    Those of a remote store are only sent there again, see `stored_again`: they may be more than fits into a call.
+    Large ones of a store are only put there again, see `stored_again`: they may be more than fits into a call.
 
     Raises:
         StoreError: A store cannot be used.
@@ -171,14 +174,14 @@ def with_objects(envelope: CallEnvelope, leases: Iterable[Lease | None], missing
         for space, ref in lease.places() if lease is not None else ():
             if ref.digest not in lacking or ref.digest in found:
                 continue
-            if space.remote is None:
+            if space.url is None or (space.remote is None and ref.size <= _INLINE_BYTES):
                 found[ref.digest] = space.fetch(ref)
             space.restore([ref])
     return replace(envelope, blobs={**envelope.blobs, **found})
 
 
-async def stored_again(leases: Iterable[Lease | None]) -> bool:
-    """Wait until the objects of calls are in their remote stores; returns whether there was anything to wait for.
+async def stored_again(leases: Sequence[Lease | None]) -> bool:
+    """Wait until the objects of calls are in their stores; returns whether some are there.
 
     Raises:
         StoreError: One cannot be stored.
@@ -186,7 +189,8 @@ async def stored_again(leases: Iterable[Lease | None]) -> bool:
     uploads = [upload for lease in leases for upload in uploads_of(lease)]
     for upload in uploads:
         await asyncio.wrap_future(upload)
-    return bool(uploads)
+    places = (space for lease in leases if lease is not None for space, _ in lease.places())
+    return bool(uploads) or any(space.url is not None and space.remote is None for space in places)
 
 
 def moved(lease: Lease | None, space: ObjectSpace) -> Lease | None:

@@ -98,6 +98,7 @@ class Packer:
 
     def __init__(self, sink: Sink) -> None:
         self.resolves = sink.resolves
+        self.has_handles = False
         self._sink = sink
         self._threshold = sink.threshold_bytes
         self._parts: list[bytes | Ref] = []
@@ -134,6 +135,7 @@ class Packer:
 
     def refer(self, refs: Sequence[Ref], fetch: Fetch | None) -> None:
         """Take note of objects that a handle names, which is written."""
+        self.has_handles = True
         for ref in refs:
             self._sink.again(ref, fetch)
         self._further.extend(refs)

@@ -7,7 +7,7 @@ import contextlib
 import pickle
 import threading
 from collections.abc import Iterator
-from typing import Any, Generic, Protocol, TypeVar, cast, runtime_checkable
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast, runtime_checkable
 
 from .codec import Fetch, is_packed, refs_of, unpack
 from .store import ObjectMissing, Ref
@@ -41,12 +41,26 @@ class ObjectRef(Generic[T]):
     result it stays a handle. What it refers to is kept as long as somebody has it.
     """
 
-    __slots__ = ("__weakref__", "_data", "_fetch", "_lease")
+    __slots__ = ("__weakref__", "_data", "_fetch", "_installed", "_lease", "_modules")
 
-    def __init__(self, data: bytes, fetch: Fetch | None, lease: object = None) -> None:
+    #: How many there were in this process, so that what cannot hold one need not be searched for them.
+    made: ClassVar[int] = 0
+
+    def __init__(
+        self,
+        data: bytes,
+        fetch: Fetch | None,
+        lease: object = None,
+        *,
+        modules: frozenset[str] = frozenset(),
+        installed: frozenset[str] = frozenset(),
+    ) -> None:
+        ObjectRef.made += 1
         self._data = data
         self._fetch = fetch
         self._lease = lease
+        self._modules = modules  # local ones that the value refers to: they travel with it
+        self._installed = installed
 
     def __repr__(self) -> str:
         return f"<ObjectRef of {self.size_bytes} bytes>"
@@ -70,8 +84,14 @@ class ObjectRef(Generic[T]):
         """
         return cast(T, _value_of(self._data, self._fetch))
 
+    def __copy__(self) -> ObjectRef[T]:
+        return self
+
+    def __deepcopy__(self, memo: object) -> ObjectRef[T]:
+        return self
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return _handle_of, (self._data,)
+        return _handle_of, (self._data, self._modules, self._installed)
 
 
 def as_value(handle: ObjectRef[Any]) -> tuple[Any, ...]:
@@ -101,7 +121,7 @@ def _value_of(data: bytes, fetch: Fetch | None = None) -> Any:
         return unpack(data, fetch)
 
 
-def _handle_of(data: bytes) -> ObjectRef[Any]:
+def _handle_of(data: bytes, modules: frozenset[str], installed: frozenset[str]) -> ObjectRef[Any]:
     fetch = getattr(_unpickling, "fetch", None)
     lease = fetch.lease(refs_of(data)) if isinstance(fetch, _Leasing) else None
-    return ObjectRef(data, fetch, lease)
+    return ObjectRef(data, fetch, lease, modules=modules, installed=installed)

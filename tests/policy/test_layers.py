@@ -39,7 +39,18 @@ LAYERS: list[set[str]] = [
     {"platforms"},
     {"builtin"},
     {"dispatcher"},
-    {"endpoint", "attributes", "deployment", "client", "pending", "remote", "inplace", "mapping", "process"},
+    {
+        "endpoint",
+        "attributes",
+        "deployment",
+        "client",
+        "pending",
+        "remote",
+        "references",
+        "inplace",
+        "mapping",
+        "process",
+    },
     {"cli", "testing"},
 ]
 
