@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from .builtin.progress import Progress
+    from .config import EndpointConfig
     from .dispatcher import Session
     from .hooks import HookManager
     from .objects import ObjectStore
@@ -185,20 +186,20 @@ def session() -> Session:
         return _session
 
 
-def object_sink() -> CallSink:
-    """Return what takes the large parts of one pickle; with the first of them it asks for the session's platform."""
+def object_sink(config: EndpointConfig | None = None) -> CallSink:
+    """Return what takes the large parts of one pickle for an endpoint; with the first it asks for the platform."""
     from .objects.space import CallSink
 
     global _object_min_bytes
     if _object_min_bytes is None:
         _object_min_bytes = settings().objects_min_bytes
-    return CallSink(lambda: session().objects.space(), _object_min_bytes)
+    return CallSink(lambda: session().objects.space(config), _object_min_bytes)
 
 
-def opened_objects() -> ObjectSpace | None:
-    """Return where large objects are now, None as long as there are none."""
+def is_open_space(space: ObjectSpace | None) -> bool:
+    """Return whether large objects of calls that are made now go to this space, or it is another one's of long ago."""
     session = _session
-    return None if session is None else session.objects.opened
+    return session is not None and session.objects.is_open(space)
 
 
 def close() -> None:

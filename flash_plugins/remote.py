@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Unpack
 
+    from .config import EndpointConfig
     from .endpoint import Endpoint
 
 __all__ = [
@@ -53,11 +54,11 @@ class _Blob:
     lease: Lease
 
     @classmethod
-    def of(cls, value: object, what: str, before: _Blob | None = None) -> _Blob:
+    def of(cls, value: object, what: str, config: EndpointConfig | None, before: _Blob | None = None) -> _Blob:
         """Return a value as a blob: the one before if that is the same, and its objects are where they must be."""
-        if before is not None and before.lease.refs and before.lease.space is not process.opened_objects():
+        if before is not None and before.lease.refs and not process.is_open_space(before.lease.space):
             before = None
-        sink = process.object_sink()
+        sink = process.object_sink(config)
         pickled = code.dumps(value, what=what, before=None if before is None else before.pickled, sink=sink)
         if before is not None and pickled is before.pickled:
             return before
@@ -72,8 +73,8 @@ class _Shipped:
         self._name = str(getattr(target, "__qualname__", None) or type(target).__qualname__)
         self._latest: _Blob | None = None
 
-    def _blob(self) -> _Blob:
-        self._latest = latest = _Blob.of(self._target, f"{self._name}()", self._latest)
+    def _blob(self, config: EndpointConfig | None) -> _Blob:
+        self._latest = latest = _Blob.of(self._target, f"{self._name}()", config, self._latest)
         return latest
 
     def envelope(
@@ -81,10 +82,18 @@ class _Shipped:
         arguments: tuple[Any, ...],
         *,
         carriage: Carriage,
+        config: EndpointConfig | None = None,
         method: str | None = None,
         instance: _Blob | None = None,
     ) -> CallEnvelope:
         """Return the call with these arguments, which are pickled now: later changes of them do not travel.
+
+        Args:
+            arguments: Positional and keyword arguments.
+            carriage: What takes the call to a worker.
+            config: The endpoint, whose store takes the large parts; None for that of the platform.
+            method: Of an instance, its name.
+            instance: Of a call of a method, the arguments of the constructor.
 
         Raises:
             UnpicklableError: The function or an argument cannot be pickled.
@@ -93,12 +102,12 @@ class _Shipped:
             PlatformUnavailable: There is a large argument, and the platform does not start.
         """
         where = f"{self._name}()" if method is None else f"{self._name}.{method}()"
-        sink = process.object_sink()
+        sink = process.object_sink(config)
         try:
             packed = code.dumps(arguments, what=f"the arguments of {where}", sink=sink)
         except UnpicklableError as error:
             raise _of_one_argument(self._target, method, arguments, where) or error from error.__cause__
-        shipped = self._blob()
+        shipped = self._blob(config)
         carried = [shipped] if instance is None else [shipped, instance]
         held = sink.lease(*(blob.lease for blob in carried))
         blobs: dict[str, bytes | memoryview] = {blob.digest: blob.pickled.data for blob in carried}
@@ -213,7 +222,9 @@ class RemoteFunction(_Optioned, Mappable[T], Generic[P, T]):
         if worker_endpoint() == self.endpoint.name:
             return _in_place(self.endpoint, self._function, args, kwargs, self._shipped._name)
         with starting_others(self.endpoint):
-            envelope = self._shipped.envelope((args, kwargs), carriage=self.endpoint._carriage)
+            envelope = self._shipped.envelope(
+                (args, kwargs), config=self.endpoint.config, carriage=self.endpoint._carriage
+            )
         return self.endpoint._submit(
             envelope, function_name=self._shipped._name, is_generator=self._streams, options=self._options
         )
@@ -273,7 +284,8 @@ class RemoteClass(Generic[P, T]):
         """
         with contextlib.suppress(ValueError):  # a class made in C that tells no signature: the worker will say
             inspect.signature(self._class).bind(*args, **kwargs)
-        return RemoteInstance(self, _Blob.of((args, kwargs), f"the constructor arguments of {self._shipped._name}"))
+        what = f"the constructor arguments of {self._shipped._name}"
+        return RemoteInstance(self, _Blob.of((args, kwargs), what, self.endpoint.config))
 
     @property
     def local(self) -> Callable[P, T]:
@@ -338,6 +350,7 @@ class RemoteMethod(_Optioned, Mappable[Any]):
         with starting_others(remote_class.endpoint):
             envelope = shipped.envelope(
                 (args, kwargs),
+                config=remote_class.endpoint.config,
                 carriage=remote_class.endpoint._carriage,
                 method=self._name,
                 instance=self._instance._arguments,

@@ -146,7 +146,7 @@ class BatchLane(Lane):
     async def _envelope_for(self, flight: Flight) -> CallEnvelope:
         """Return what to send: only the platform that takes it knows where its objects go."""
         await self._provisioned()
-        url = self.session.objects_url
+        url = self.session.objects_url(self.config)
         for submission in flight.open.values():
             if submission.envelope.objects not in (None, url):  # of a platform that has ended
                 submission.envelope = await self._envelope_of(submission)

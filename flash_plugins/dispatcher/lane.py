@@ -330,7 +330,7 @@ class Lane(ABC):
     async def _envelope_of(self, submission: Submission) -> CallEnvelope:
         """Return what to send of a call: only the platform that takes it knows where its objects go."""
         await self._provisioned()
-        return addressed(submission.envelope, submission.call, self.session)
+        return addressed(submission.envelope, submission.call, self.session, self.config)
 
     async def _ensured(self) -> EndpointHandle:
         """Have the endpoint made or brought up to date; what can safely be tried again was."""

@@ -14,6 +14,7 @@ from ..objects.space import CallSink, Lease, ObjectSpace
 from .uploads import uploads_of
 
 if TYPE_CHECKING:
+    from ..config import EndpointConfig
     from ..objects.store import ObjectStore
     from ..payload import CallEnvelope
     from ..platforms.base import Connection
@@ -34,7 +35,8 @@ class SessionObjects:
     """What calls of a session send by content. Any thread.
 
     Args:
-        connect: Returns the platform's connection, waiting for it; not for the session's own thread.
+        find_url: Returns the store that calls of an endpoint use, waiting for the platform so many seconds; None for no
+            certain endpoint. Not for the session's own thread.
         setting: Returns where the user wants large objects.
         open_store: Opens a store that is not of this machine; None if it cannot.
         threshold_bytes: How long a part of a pickle must be to become an object.
@@ -44,7 +46,7 @@ class SessionObjects:
 
     def __init__(
         self,
-        connect: Callable[[float], Connection],
+        find_url: Callable[[EndpointConfig | None, float], str | None],
         *,
         setting: Callable[[], ObjectSettings],
         open_store: Callable[[str], ObjectStore | None],
@@ -52,7 +54,7 @@ class SessionObjects:
         max_bytes: int | None,
         tell: Callable[[str], object],
     ) -> None:
-        self._connect = connect
+        self._find_url = find_url
         self._tell = tell
         self._find_setting = setting
         self._setting: ObjectSettings | None = None
@@ -60,34 +62,36 @@ class SessionObjects:
         self._threshold_bytes = threshold_bytes
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
-        self._space: ObjectSpace | None = None
+        self._spaces: dict[str | None, ObjectSpace] = {}
+        self._of_endpoints: dict[object, ObjectSpace] = {}
         self._left: list[ObjectSpace] = []
 
-    @property
-    def opened(self) -> ObjectSpace | None:
-        """The space, None as long as nothing was stored or taken."""
-        return self._space
+    def is_open(self, space: ObjectSpace | None) -> bool:
+        """Return whether calls that are made now use this space."""
+        return space is not None and self._spaces.get(space.url) is space
 
-    def sink(self) -> CallSink:
+    def sink(self, config: EndpointConfig | None = None) -> CallSink:
         """Return what takes the large parts of one pickle. Waits for the platform only if there is one."""
-        return CallSink(self.space, self._threshold_bytes)
+        return CallSink(lambda: self.space(config), self._threshold_bytes)
 
-    def space(self) -> ObjectSpace:
-        """Return the space, opened now if it was not. Not for the session's own thread.
+    def space(self, config: EndpointConfig | None = None) -> ObjectSpace:
+        """Return the space of the calls of an endpoint, opened now if it was not. Not for the session's own thread.
 
         Raises:
             PlatformUnavailable: The platform does not start.
             ConfigError: Its store cannot be opened.
         """
-        if (space := self._space) is not None:
+        key = None if config is None else (config.name, config.version)
+        if (space := self._of_endpoints.get(key)) is not None:
             return space
         try:
-            connection = self._connect(_CONNECT_TIMEOUT_S)
+            url = self._find_url(config, _CONNECT_TIMEOUT_S)
         except TimeoutError:
             raise PlatformUnavailable(
                 f"the platform did not start within {_CONNECT_TIMEOUT_S:g} s, and it says where large arguments go"
             ) from None
-        return self.open(connection)
+        space = self._of_endpoints[key] = self.open(url)
+        return space
 
     def url_at(self, connection: Connection) -> str | None:
         """Return the store that calls to a platform use: the one that was set, else its own; None for none.
@@ -99,8 +103,18 @@ class SessionObjects:
             self._setting = self._find_setting()
         return None if self._setting.is_off else self._setting.url or connection.objects
 
-    def open(self, connection: Connection) -> ObjectSpace:
-        """Return the space of a platform, opened now if it was not.
+    def may_use_volume(self, connection: Connection, config: EndpointConfig) -> bool:
+        """Return whether the network volume of an endpoint is the store of its calls: nothing else is, keys are set.
+
+        Raises:
+            ConfigError: What was set cannot be used.
+        """
+        if len(config.volume) != 1 or config.image is not None or self.url_at(connection) is not None:
+            return False
+        return self._setting is not None and not self._setting.is_off and self._setting.access is not None
+
+    def open(self, url: str | None) -> ObjectSpace:
+        """Return the space with the store at `url`, opened now if it was not.
 
         Raises:
             ConfigError: Its store cannot be opened.
@@ -108,9 +122,9 @@ class SessionObjects:
         from ..objects.spaces import caller_space  # most programs send nothing large
 
         with self._lock:
-            if self._space is None:
-                self._space = caller_space(self.url_at(connection), self._opened, max_bytes=self._max_bytes)
-            return self._space
+            if url not in self._spaces:
+                self._spaces[url] = caller_space(url, self._opened, max_bytes=self._max_bytes)
+            return self._spaces[url]
 
     def _opened(self, url: str) -> ObjectStore:
         from ..objects.announced import AnnouncedStore
@@ -126,11 +140,10 @@ class SessionObjects:
         return AnnouncedStore(store, self._tell)
 
     def leave(self) -> None:
-        """Forget the space: the platform is gone, and the next one has another store."""
+        """Forget the spaces: the platform is gone, and the next one has another store."""
         with self._lock:
-            if self._space is not None:
-                self._left.append(self._space)
-            self._space = None
+            self._left.extend(self._spaces.values())
+            self._spaces, self._of_endpoints = {}, {}
 
     def close(self) -> None:
         """Let go of everything."""
@@ -141,8 +154,8 @@ class SessionObjects:
             space.close()
 
 
-def addressed(envelope: CallEnvelope, call: Call[Any], session: Session) -> CallEnvelope:
-    """Return an envelope that names the store of the platform that gets it.
+def addressed(envelope: CallEnvelope, call: Call[Any], session: Session, config: EndpointConfig) -> CallEnvelope:
+    """Return an envelope that names the store of the endpoint that gets it.
 
     Objects of a call that was made for a platform which ended are stored again.
 
@@ -151,9 +164,9 @@ def addressed(envelope: CallEnvelope, call: Call[Any], session: Session) -> Call
         StoreError: It cannot be used.
         ObjectMissing: What was stored is gone.
     """
-    url = session.objects_url
+    url = session.objects_url(config)
     if envelope.objects is not None and envelope.objects != url:
-        call._held = moved(call._held, session.objects.open(session.client.connection))
+        call._held = moved(call._held, session.objects.open(url))
     return envelope if envelope.objects == url else replace(envelope, objects=url)
 
 

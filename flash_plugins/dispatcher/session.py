@@ -39,8 +39,7 @@ from .window import Poller
 
 if TYPE_CHECKING:
     from ..images import LocalImage
-    from ..objects.space import ObjectSpace
-    from ..platforms.base import Connection, Platform
+    from ..platforms.base import Platform
     from ..platforms.provision import EndpointPlan
     from ..platforms.runpod import EndpointHandle, RunpodClient
 
@@ -101,8 +100,9 @@ class Session:
         self._told_skipped: set[str] = set()  # endpoints whose system_dependencies nobody installs here
         self.deployments = Deployments()
         own = settings()
+        self._volume_urls: dict[tuple[object, ...], str | None] = {}  # of endpoints whose volume is their store
         self.objects = SessionObjects(
-            self._connection,
+            self._waited_objects_url,
             setting=objects,
             open_store=hooks.object_store,
             threshold_bytes=own.objects_min_bytes,
@@ -128,25 +128,39 @@ class Session:
         """Whether the platform was chosen."""
         return self._platform is not None
 
-    def _opened_objects(self) -> ObjectSpace:
-        """Return the objects of the platform that we are connected to. Loop thread."""
-        return self.objects.open(self.client.connection)
+    def objects_url(self, config: EndpointConfig) -> str | None:
+        """Return the store that calls of an endpoint use, None for none. Known once the endpoint is provisioned."""
+        if self._client is None:
+            return None
+        if self.objects.may_use_volume(self._client.connection, config):
+            return self._volume_urls.get((str(config.name), config.version))
+        return self.objects.url_at(self._client.connection)
 
-    @property
-    def objects_url(self) -> str | None:
-        """The store of the platform that we are connected to, None for none."""
-        return None if self._client is None else self.objects.url_at(self._client.connection)
+    async def find_objects_url(self, config: EndpointConfig | None) -> str | None:
+        """As `objects_url`, which then knows it; of the platform itself for None. Loop thread."""
+        from ..hardware import S3_DATACENTERS
+        from ..objects.location import runpod_location
 
-    def _connection(self, timeout_s: float) -> Connection:
-        """Return where the platform is, started if it was not. Not the loop thread."""
+        client = await self.connected()
+        if config is None or not self.objects.may_use_volume(client.connection, config):
+            return self.objects.url_at(client.connection)
+        name = str(config.name)
+        async with self._provisioning.setdefault(name, asyncio.Lock()):
+            key = (name, config.version)
+            if key not in self._volume_urls:
+                volume = await client.provisioner.object_volume(config)
+                has_api = volume is not None and volume.data_center in [center.value for center in S3_DATACENTERS]
+                self._volume_urls[key] = (
+                    runpod_location(volume.id, volume.data_center).url if volume is not None and has_api else None
+                )
+            return self._volume_urls[key]
+
+    def _waited_objects_url(self, config: EndpointConfig | None, timeout_s: float) -> str | None:
+        """As `find_objects_url`, from any thread but the loop's."""
         if self._is_closed:
             raise PlatformUnavailable("this process is ending, so no more calls are taken")
         self.platform()
-
-        async def connection() -> Connection:
-            return (await self.connected()).connection
-
-        found: Connection = self.loop.call(connection(), timeout_s)
+        found: str | None = self.loop.call(self.find_objects_url(config), timeout_s)
         return found
 
     def platform(self) -> Platform:
@@ -212,7 +226,7 @@ class Session:
             number=next(self._numbers),
             payload_bytes=len(envelope.args) + (0 if envelope.held is None else envelope.held.new_bytes),
         )
-        call._held, call._objects = envelope.held, self._opened_objects
+        call._held, call._objects = envelope.held, lambda: self.objects.open(self.objects_url(config))
         call._run_callback = self.delivery.post
         Future.add_done_callback(call, lambda _: self._claims.release(name))
 
@@ -284,7 +298,9 @@ class Session:
         async with self._provisioning.setdefault(name, asyncio.Lock()):
             client = await self.connected()
             env, image_args = await self._start_of(client, config, kind, streams=streams)
-            return await client.ensure_endpoint(config, env, kind=kind, cargo=cargo, image_args=image_args)
+            handle = await client.ensure_endpoint(config, env, kind=kind, cargo=cargo, image_args=image_args)
+        await self.find_objects_url(config)
+        return handle
 
     async def plan(
         self,
@@ -469,6 +485,7 @@ class Session:
     def _forget_platform(self, reason: str) -> None:
         lanes = [*self._lanes.values(), *self._replaced]
         self.objects.leave()
+        self._volume_urls.clear()
         client, self._client = self._client, None
         if client is not None:
             self.loop.spawn(client.aclose())

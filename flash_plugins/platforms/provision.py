@@ -297,6 +297,14 @@ class Provisioner:
                 return
             await asyncio.sleep(_LOOK_S)
 
+    async def object_volume(self, config: EndpointConfig) -> VolumeInfo | None:
+        """Return the network volume that workers of an endpoint have wherever they run, created if need be.
+
+        None where it has none, or one for each of several data centers. Raises as `ensure`.
+        """
+        found = await self._ensured_volumes(config) if len(config.volume) == 1 else []
+        return found[0] if found else None
+
     # -- volumes --------------------------------------------------------------------------------------------
 
     async def _found_volumes(self, config: EndpointConfig) -> tuple[list[VolumeInfo], tuple[NetworkVolume, ...]]:

@@ -77,7 +77,7 @@ def session() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def store() -> Path:
     assert total(np.zeros(1_000_000)).result(DEADLINE_S) == 0
-    url = process.session().objects_url
+    url = process.session().objects.space().url
     assert url is not None
     return Path(urlsplit(url).path)
 
