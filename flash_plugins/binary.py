@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Iterable, Mapping
+import threading
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .errors import EnvelopeError
@@ -53,21 +54,22 @@ def unpack(message: bytes | memoryview) -> dict[str, Any]:
     with memoryview(message) as view:
         base = _end_of_head(view)
 
-        def content(found: dict[str, Any]) -> Any:
-            if len(found) != 1 or _PLACE not in found:
-                return found
-            at, length = found[_PLACE]
+        def content(at: int, length: int) -> bytes:
             if base + at + length > len(view):
                 raise ValueError(f"a content of {length} bytes is cut")
             return bytes(view[base + at : base + at + length])
 
-        return _fields(view, base, content)
+        _reading.content = content
+        try:
+            return _fields(view, base, _whole)
+        finally:
+            del _reading.content
 
 
 def head_of(message: bytes | memoryview) -> dict[str, Any]:
     """Return what `pack` was given with something else in place of each content; raises as `unpack` does."""
     with memoryview(message) as view:
-        return _fields(view, _end_of_head(view), None)
+        return _fields(view, _end_of_head(view), _head)
 
 
 def _end_of_head(view: memoryview) -> int:
@@ -80,9 +82,22 @@ def _end_of_head(view: memoryview) -> int:
     return end
 
 
-def _fields(view: memoryview, base: int, content: Callable[[dict[str, Any]], Any] | None) -> dict[str, Any]:
+def _placed(found: dict[str, Any]) -> Any:
+    if len(found) != 1 or _PLACE not in found:
+        return found
+    at, length = found[_PLACE]
+    return _reading.content(at, length)
+
+
+#: What the message that a thread reads just now has at a place.
+_reading = threading.local()
+#: Made once: that takes longer than reading a head.
+_whole, _head = json.JSONDecoder(object_hook=_placed), json.JSONDecoder()
+
+
+def _fields(view: memoryview, base: int, decoder: json.JSONDecoder) -> dict[str, Any]:
     try:
-        fields = json.loads(bytes(view[_START:base]), object_hook=content)
+        fields = decoder.decode(bytes(view[_START:base]).decode("ascii"))
     except (ValueError, TypeError) as error:
         raise EnvelopeError(f"a binary envelope of {len(view)} bytes was damaged on its way: {error}") from error
     if not isinstance(fields, dict):

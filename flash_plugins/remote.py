@@ -7,7 +7,7 @@ import contextlib
 import functools
 import inspect
 import logging
-import platform as python_platform
+import sys
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -128,7 +128,7 @@ class _Shipped:
         return CallEnvelope(
             code=shipped.digest,
             args=packed.data,
-            python=".".join(python_platform.python_version_tuple()[:2]),
+            python=f"{sys.version_info.major}.{sys.version_info.minor}",
             bundle=None if bundle is None else bundle.digest,
             instance=None if instance is None else instance.digest,
             method=method,

@@ -35,7 +35,7 @@ from ..payload import CallEnvelope, Outcome, check_size, decode_outcome
 from ..platforms import api
 from ..platforms.api import EndpointKind
 from .carried import MOST_SENDS, Carried
-from .courier import Courier, Fate, error_in, fate_of, gone, retry_after_s
+from .courier import Courier, Fate, error_in, fate_of, gone, refusal, retry_after_s
 from .endings import unknown
 from .lane import PlatformGone, SingleLane, Submission
 from .objects import stored_again, with_objects
@@ -45,9 +45,8 @@ from .stream import StreamCall
 from .window import PATIENCE_S, Patience
 
 if TYPE_CHECKING:
-    import httpx
-
     from ..platforms.runpod import EndpointHandle
+    from .courier import Reply
     from .session import Session
 
 __all__ = ["BalancedLane"]
@@ -78,9 +77,18 @@ class _Flight:
         self.id = secrets.token_hex(16)
         self.worker: str | None = None  # that has accepted it
         self.limit = asyncio.timeout(None)  # on what comes before that
-        self.is_posting = False
         self.is_cancel_sent = False
         self.is_cancel_done = False
+        self.posted_at: float | None = None  # while the request for it is open
+
+    @property
+    def is_posting(self) -> bool:
+        """Whether a worker may have it without having said so."""
+        return self.posted_at is not None
+
+    def may_be_running(self) -> bool:
+        """Return whether it is too soon to say that no worker has it."""
+        return self.posted_at is not None and time.monotonic() - self.posted_at < _CANCEL_WAIT_S
 
     def give_up(self) -> None:
         """Wait no longer for a worker, as nobody wants the call any more; but hear what one has to say that has it."""
@@ -117,6 +125,13 @@ class BalancedLane(SingleLane):
         if self._handle is None:
             return "the endpoint is still being created"
         return self._readiness.reason
+
+    async def has_begun(self, submission: Submission) -> bool | None:
+        """As `Lane.has_begun`: a worker says within a second that it has begun a call, or gives it back."""
+        flight = self._flights.get(submission)
+        if submission.is_running or flight is None:
+            return submission.is_running
+        return None if flight.may_be_running() else False
 
     async def _outcome(self, submission: Submission) -> Outcome:
         """Get the call to a worker and return what came of it; again after a loss, where it may run twice."""
@@ -186,7 +201,10 @@ class BalancedLane(SingleLane):
                 call._receive(decode_outcome(binary.unpack(chunk)))
             if answer.state is not CallState.ACCEPTED:
                 return self._ended(submission, answer)
-            submission.is_running = True
+            if not submission.is_running:
+                submission.is_running = True
+                if submission.deadlines is not None:
+                    submission.deadlines.begun()
             call.job_id, call.worker_id = flight.id, flight.worker
             if submission.is_cancelled or submission.verdict is not None:
                 await self._send_cancel(submission)
@@ -224,7 +242,7 @@ class BalancedLane(SingleLane):
                 case Fate.ENDPOINT_GONE if trouble.may_make_anew():
                     self._handle = None  # somebody deleted it: nothing was accepted, so make it again
                 case Fate.UNREACHED:
-                    await trouble.note_failure(self.session.client.http.refusal(response))
+                    await trouble.note_failure(refusal(self.session.client, response))
                 case Fate.LIMITED:
                     await trouble.note_limited(response)
                 case Fate.WORKER_GONE:
@@ -232,9 +250,9 @@ class BalancedLane(SingleLane):
                 case Fate.WORKER_LOST:
                     raise WorkerLost(f"{call!r}: {error_in(response)}; {_NOT_AGAIN}")
                 case Fate.UNKNOWN:
-                    raise unknown(call, self.session.client.http.refusal(response))
+                    raise unknown(call, refusal(self.session.client, response))
                 case _:
-                    raise self.session.client.http.refusal(response)
+                    raise refusal(self.session.client, response)
 
     async def _ready(self, submission: Submission, handle: EndpointHandle) -> None:
         """Return once there is a worker, or has been one lately."""
@@ -248,12 +266,12 @@ class BalancedLane(SingleLane):
 
     async def _posted(
         self, submission: Submission, flight: _Flight, handle: EndpointHandle, body: bytes, trouble: _Trouble
-    ) -> httpx.Response | None:
+    ) -> Reply | None:
         """Send the call and return the answer, None where it was surely not sent and is to be sent again."""
         from ..platforms.runpod import TransportFailure
 
         courier = Courier(self.session, handle, submission.call, submission.options.worker, self.lost_reason)
-        flight.is_posting = True
+        flight.posted_at = time.monotonic()
         try:
             return await courier.begin(body, hold_s=_BEGIN_HOLD_S)
         except TransportFailure as error:
@@ -264,7 +282,7 @@ class BalancedLane(SingleLane):
             await trouble.note_failure(error)
             return None
         finally:
-            flight.is_posting = False
+            flight.posted_at = None
 
     def _ended(self, submission: Submission, answer: CallAnswer) -> Outcome:
         """Return the outcome of a call that is over, or raise why there is none."""
@@ -279,9 +297,12 @@ class BalancedLane(SingleLane):
             case CallState.CANCELLED:
                 raise JobCancelled(f"{call!r} was cancelled on its worker", job_id=call.job_id)
             case CallState.TIMED_OUT:
-                limit = "run_timeout" if submission.options.run_timeout else "execution_timeout_ms of the endpoint"
+                limit = "run_timeout" if submission.options.run_timeout is not None else None
                 raise JobTimeout(
-                    f"{call!r} passed a time limit: {answer.reason}; the limit is {limit}", job_id=call.job_id
+                    f"{call!r} was stopped by its worker: {answer.reason}, and its limit is "
+                    f"{limit or 'execution_timeout_ms of the endpoint'}",
+                    job_id=call.job_id,
+                    limit=limit,
                 )
             case CallState.LOST:
                 raise WorkerLost(
@@ -336,13 +357,13 @@ class _Trouble:
             raise PlatformUnavailable(f"{self._submission.call!r} could not be sent: {error}") from error
         await asyncio.sleep(_TRANSPORT_PAUSE_S)
 
-    async def note_no_worker(self, response: httpx.Response) -> None:
+    async def note_no_worker(self, response: Reply) -> None:
         """The platform says that it has no worker."""
         if time.monotonic() - self._began_at > _NO_WORKER_MAX_S:
             raise WorkerStartFailed(f"{self._submission.call!r}: {error_in(response)}")
         await asyncio.sleep(_NO_WORKER_PAUSE_S)
 
-    async def note_limited(self, response: httpx.Response) -> None:
+    async def note_limited(self, response: Reply) -> None:
         """The platform wants fewer requests."""
         if not await self._patience.pause(retry_after_s(response)):
             raise PlatformUnavailable(

@@ -22,10 +22,14 @@ from .window import Patience
 if TYPE_CHECKING:
     import httpx
 
-    from ..platforms.runpod import EndpointHandle
+    from ..platforms.answer import Answer
+    from ..platforms.runpod import EndpointHandle, RunpodClient, StatusError
     from .session import Session
 
-__all__ = ["Courier", "Fate", "error_in", "fate_of", "gone", "retry_after_s"]
+    #: What came back for a request.
+    Reply = Answer | httpx.Response
+
+__all__ = ["Courier", "Fate", "error_in", "fate_of", "gone", "refusal", "retry_after_s"]
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +69,7 @@ class Fate(Enum):
     REFUSED = auto()
 
 
-def fate_of(response: httpx.Response) -> Fate:
+def fate_of(response: Reply) -> Fate:
     """Return what an answer means. Texts: Runpod's load balancing documentation (2026-08), and the local platform's."""
     status = response.status_code
     if status == 200:
@@ -88,7 +92,7 @@ def fate_of(response: httpx.Response) -> Fate:
     return Fate.UNREACHED if api.WORKER_UNREACHED_TEXT in error else Fate.UNKNOWN
 
 
-def error_in(response: httpx.Response) -> str:
+def error_in(response: Reply) -> str:
     """Return the words of an answer that is an error, on one line."""
     try:
         answer: Any = json.loads(response.content)
@@ -99,7 +103,7 @@ def error_in(response: httpx.Response) -> str:
     return ": ".join(str(answer[name]) for name in ("error", "detail") if answer.get(name))
 
 
-def gone(call: Call[Any], worker: str | None, response: httpx.Response) -> WorkerLost:
+def gone(call: Call[Any], worker: str | None, response: Reply) -> WorkerLost:
     """Return the error of a call whose worker is gone."""
     return WorkerLost(
         f"{call!r}: worker {worker} does not run any more, or did not answer for {api.BALANCED_AFFINITY_WAIT_S:g} s, "
@@ -109,12 +113,19 @@ def gone(call: Call[Any], worker: str | None, response: httpx.Response) -> Worke
     )
 
 
-def retry_after_s(response: httpx.Response) -> float:
+def retry_after_s(response: Reply) -> float:
     """Return how many seconds a platform asks to wait, 1 where it does not say."""
     try:
         return max(0.0, float(response.headers.get("Retry-After", "1")))
     except ValueError:  # a date: rare, and a second is a fair guess
         return 1.0
+
+
+def refusal(client: RunpodClient, response: Reply) -> StatusError:
+    """Return the error for an answer that is none."""
+    from ..platforms.answer import Answer
+
+    return client.http.refusal(response.response() if isinstance(response, Answer) else response)
 
 
 class Courier:
@@ -142,7 +153,7 @@ class Courier:
         self._worker = worker
         self._lost = lost
 
-    async def begin(self, body: bytes, *, hold_s: float) -> httpx.Response:
+    async def begin(self, body: bytes, *, hold_s: float) -> Reply:
         """Send what begins the call, once.
 
         Raises:
@@ -192,11 +203,11 @@ class Courier:
                     case Fate.WORKER_GONE | Fate.ENDPOINT_GONE:
                         raise gone(self._call, self._worker, response)
                     case Fate.REFUSED:
-                        raise self._session.client.http.refusal(response)
+                        raise refusal(self._session.client, response)
                     case Fate.LIMITED if await patience.pause(retry_after_s(response)):
                         answered_at = time.monotonic()
                         continue
-                error = self._session.client.http.refusal(response)
+                error = refusal(self._session.client, response)
             is_over = time.monotonic() - answered_at > limit_s
             if is_over or self._lost() is not None:
                 raise PlatformUnavailable(
@@ -204,13 +215,9 @@ class Courier:
                 ) from error
             await asyncio.sleep(_PAUSE_S)
 
-    async def _exchanged(
-        self, method: str, path: str, body: bytes | None = None, *, read_timeout_s: float
-    ) -> httpx.Response:
+    async def _exchanged(self, method: str, path: str, body: bytes | None = None, *, read_timeout_s: float) -> Reply:
         client = self._session.client
         headers = [(KEY_HEADER, proof_of(client.connection.key)), ("Content-Type", "application/octet-stream")]
         if self._worker is not None:
             headers.append((api.WORKER_ID_HEADER, f"strict {self._worker}"))
-        return await client.http.exchange(
-            method, self._url + path, body, headers=headers, read_timeout_s=read_timeout_s
-        )
+        return await client.http.answer(method, self._url + path, body, headers=headers, read_timeout_s=read_timeout_s)

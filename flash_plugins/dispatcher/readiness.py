@@ -20,6 +20,7 @@ from ..platforms import api
 if TYPE_CHECKING:
     import httpx
 
+    from ..platforms.answer import Answer
     from ..platforms.diagnosis import Diagnosis, Watcher
     from ..platforms.runpod import EndpointHandle, RunpodClient
 
@@ -145,14 +146,14 @@ async def _is_ready(client: RunpodClient, handle: EndpointHandle) -> bool:
     return response.status_code < 500 and response.status_code != 204 and not says_no_worker(response)
 
 
-def says_no_worker(response: httpx.Response) -> bool:
+def says_no_worker(response: Answer | httpx.Response) -> bool:
     """Return whether the platform, rather than a worker, answered that there is no worker: nothing has run."""
     if response.status_code < 400 or api.WORKER_ID_HEADER in response.headers:
         return False
     return api.NO_WORKERS_ERROR in response.text[:1000].lower()
 
 
-def start_failure(response: httpx.Response) -> str | None:
+def start_failure(response: Answer | httpx.Response) -> str | None:
     """Return why workers end before they take requests, where the platform says so in place of an answer."""
     if response.status_code < 500 or api.WORKER_ID_HEADER in response.headers:
         return None

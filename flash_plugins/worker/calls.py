@@ -242,7 +242,7 @@ def _end_of(answer: Any) -> CallAnswer:
         return CallAnswer(CallState.LOST, str(answer[_LOST]))
     if isinstance(answer, dict) and "error" in answer:
         return CallAnswer(CallState.FAILED, str(answer["error"]))
-    return CallAnswer(CallState.CANCELLED)
+    return CallAnswer(CallState.LOST, "the process that should have run it was replaced")  # a cancelled one has ended
 
 
 def _wake(waiter: asyncio.Future[None]) -> None:

@@ -8,7 +8,7 @@ It never talks to a platform and never decides where or when a call runs (see `r
 
 from __future__ import annotations
 
-import platform as python_platform
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 def python_version() -> str:
     """Return this interpreter's version as callers state it, such as `3.11`."""
-    return ".".join(python_platform.python_version_tuple()[:2])
+    return f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 class MissingBlobs(PayloadError):

@@ -225,7 +225,7 @@ class Runner:
                 self._handshake.explain(error, packages, is_loading=prepared is None)
                 outcome = replace(outcome, failure=encode_exception(error))
         records = [*recorder.records, *outcome.records]
-        outcome = replace(outcome, records=records, seconds=time.perf_counter() - started)
+        outcome = outcome.changed(records=records, seconds=time.perf_counter() - started)
         if is_batch and is_job:
             return outcome  # the job loop adds what is in the journal
         return form.encode(outcome)
@@ -281,7 +281,7 @@ class Runner:
         if inspect.isasyncgen(value):
             return self._send_chunks(job_id, calling.drained(value, drive), outcome, form)
         limit = form.chunk_max_bytes if streams else form.result_max_bytes
-        return replace(outcome, result=calling.pickled(value, call.function, limit, size=form.size))
+        return outcome.changed(result=calling.pickled(value, call.function, limit, size=form.size))
 
     def _send_chunks(self, job_id: str, values: Iterator[Any], outcome: Outcome, form: Form) -> Outcome:
         """Send what is yielded, no faster than it is taken; returns the outcome that ends the stream."""

@@ -80,7 +80,8 @@ class RunnerProcess:
 
     async def call(self, job_id: str, content: Any) -> Any:
         """Run one call and return its answer. Cancelling the awaiting task cancels the call."""
-        progress = Progress.of(path_of(self._cache_folder, job_id), content)
+        may_be_batch = not isinstance(content, bytes)
+        progress = Progress.of(path_of(self._cache_folder, job_id), content) if may_be_batch else None
         if progress is not None and progress.has_begun:  # by a worker that died: what it did is not done again
             logger.warning("job %s was begun by a worker that is lost; it is answered with what that has done", job_id)
             _after_this_task(progress.close)

@@ -256,9 +256,29 @@ def test_dropping_a_generator_stops_it(tmp_path: Path) -> None:
 
 def test_a_time_limit_of_a_call_is_kept(tmp_path: Path) -> None:
     marker = tmp_path / "runs"
-    with pytest.raises(flash_plugins.JobTimeout):
+    with pytest.raises(flash_plugins.JobTimeout) as caught:
         stay.with_options(run_timeout=0.5)(str(marker)).result(DEADLINE_S)
+    assert caught.value.limit == "run_timeout"
     wait_for(lambda: not marker.exists(), timeout_s=20)
+
+
+def test_time_limits_on_waiting_and_on_all_of_it_are_kept(tmp_path: Path) -> None:
+    running, marker = stay(str(tmp_path / "first")), tmp_path / "second"
+    wait_for((tmp_path / "first").exists)
+    with pytest.raises(flash_plugins.JobTimeout) as caught:
+        stay.with_options(queue_timeout=2.0)(str(marker)).result(DEADLINE_S)
+    assert caught.value.limit == "queue_timeout"
+    assert not marker.exists()
+    running.cancel()
+    with pytest.raises(flash_plugins.JobTimeout) as caught:
+        stay.with_options(timeout=2.0)(str(marker)).result(DEADLINE_S)
+    assert caught.value.limit == "timeout"
+    wait_for(lambda: not marker.exists(), timeout_s=20)
+
+
+def test_a_call_that_failed_is_tried_again_if_its_options_say_so(tmp_path: Path) -> None:
+    tried = die_once.with_options(retries=1, backoff=0.1)(str(tmp_path / "marker"))
+    assert tried.result(DEADLINE_S) == "second"
 
 
 def test_a_process_that_dies_loses_its_call_unless_that_may_run_twice(tmp_path: Path) -> None:
