@@ -7,6 +7,8 @@ import asyncio
 import logging
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -29,6 +31,32 @@ DEADLINE_S = 60.0
 fast = Endpoint(name="fast", cpu="cpu5c-4-8", workers=(0, 2), transport="load_balanced", idle_timeout=120)
 alone = Endpoint(name="fast-alone", cpu="cpu5c-4-8", workers=1, transport="load_balanced", idle_timeout=120)
 elsewhere = Endpoint(name="fast-elsewhere", cpu="cpu5c-4-8", workers=1)
+
+
+WITHOUT_A_STORE = """
+import os
+import flash_plugins
+endpoint = flash_plugins.Endpoint(name="small", cpu="cpu5c-4-8", transport="load_balanced")
+@endpoint
+def echo(content):
+    return content
+@endpoint
+def make(n):
+    return bytes(n)
+if __name__ == "__main__":
+    content = os.urandom(29_000_000)
+    assert echo(content).result(60) == content
+    try:
+        echo(bytes(31_000_000))
+    except flash_plugins.PayloadTooLarge as error:
+        assert "arguments: 31.0 MB" in str(error), error
+        assert error.limit_bytes < 30_000_000 < error.size_bytes
+    try:
+        make(31_000_000).result(60)
+    except flash_plugins.PayloadTooLarge as error:
+        assert "result of make()" in str(error), error
+        print("fine")
+"""
 
 
 class PricedError(Exception):
@@ -199,13 +227,18 @@ def test_generators_stream() -> None:
     assert list(counter.values(3)) == [101, 102, 103]
 
 
-def test_large_arguments_and_results_travel_and_too_large_ones_do_not() -> None:
-    content = os.urandom(20_000_000)
-    assert echo(content).result(DEADLINE_S) == content
-    with pytest.raises(flash_plugins.PayloadTooLarge, match=r"arguments: 31\.0 MB"):
-        echo(b"x" * 31_000_000)
-    with pytest.raises(flash_plugins.PayloadTooLarge, match="result"):
-        make_bytes(31_000_000).result(DEADLINE_S)
+def test_large_arguments_and_results_travel() -> None:
+    for size in (20_000_000, 40_000_000):  # the latter by the store alone
+        content = os.urandom(size)
+        assert echo(content).result(DEADLINE_S) == content
+
+
+def test_without_a_store_requests_take_thirty_megabytes_each_way(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(WITHOUT_A_STORE)
+    environ = {**os.environ, "FLASH_PLUGINS_OBJECTS_MIN_BYTES": "1000000000"}
+    done = subprocess.run([sys.executable, str(program)], env=environ, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "fine\n"), done.stderr
 
 
 def test_calls_stay_with_the_worker_that_was_asked_for() -> None:
