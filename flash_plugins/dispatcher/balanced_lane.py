@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 from .. import binary
@@ -149,6 +150,8 @@ class BalancedLane(SingleLane):
     async def _outcome_with_blobs(self, submission: Submission) -> Outcome:
         """Send the call, with more blobs each time a worker lacks some, and return what came of it."""
         envelope, call = await self._envelope_of(submission), submission.call
+        if submission.args is not envelope.args:  # an envelope may be that of many calls
+            envelope = replace(envelope, args=submission.args)
         blobs = self._carried.begin(envelope)
         for _ in range(MOST_SENDS):
             flight = self._flights[submission] = _Flight()
