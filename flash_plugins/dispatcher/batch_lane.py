@@ -41,9 +41,11 @@ logger = logging.getLogger(__name__)
 
 #: How often a call may come back from workers that had not begun it before it travels alone.
 _MAX_RETURNS: Final = 4
-#: How long a call waits that came back for the second time, seconds; for each further time twice as long, at most so.
+#: How often it goes again at once: where workers take more than they run, it often meets a busy one before an idle one,
+#: and each pause leaves that one idle. Then it waits so long, seconds; for each further time twice as long, at most so.
+_QUICK_RETURNS: Final = 8
 _FIRST_PAUSE_S: Final = 0.1
-_LONGEST_PAUSE_S: Final = 2.0
+_LONGEST_PAUSE_S: Final = 1.0
 #: How long a worker lets one call run before it hands back those behind it, seconds.
 HANDED_BACK_AFTER_S: Final = 2.0
 #: Into how many jobs the calls of one are spread that killed its worker, or took too long, where nobody knows which.
@@ -225,8 +227,8 @@ class BatchLane(Lane):
     def _take_back(self, flight: Flight, places: Iterable[int]) -> None:
         """Let calls wait again that a worker handed back without having begun them.
 
-        At once: another worker may be idle. One that came back before waits for a moment, so that several callers
-        whose workers are all busy do not play ping-pong.
+        At once: another worker may be idle. One that came back again and again waits for a moment, so that several
+        callers whose workers are all busy do not play ping-pong.
         """
         back = [flight.open.pop(place) for place in sorted(set(places)) if place in flight.open]
         if not back:
@@ -237,7 +239,7 @@ class BatchLane(Lane):
             submission.returns += 1
             if submission.returns >= _MAX_RETURNS:
                 submission.mates_max = 1
-        at_once = [one for one in back if one.returns == 1 or flight.open]
+        at_once = [one for one in back if one.returns <= _QUICK_RETURNS or flight.open]
         for submission in self._taken_down(one for one in back if one not in at_once):
             self._put_aside(submission)
         self._wait_again(at_once)
@@ -285,7 +287,7 @@ class BatchLane(Lane):
 
     def _put_aside(self, submission: Submission) -> None:
         self._aside.add(submission)
-        pause_s = min(_FIRST_PAUSE_S * 2.0 ** min(submission.returns - 2, 16), _LONGEST_PAUSE_S)
+        pause_s = min(_FIRST_PAUSE_S * 2.0 ** min(submission.returns - _QUICK_RETURNS - 1, 16), _LONGEST_PAUSE_S)
         asyncio.get_running_loop().call_later(pause_s, self._fetch, submission)
 
     def _fetch(self, submission: Submission) -> None:
