@@ -251,7 +251,11 @@ class Lane(ABC):
             return "the endpoint is still being created"
         if self._watch.reason is not None:
             return self._watch.reason
-        return delay_reason(str(self.config.name), await self.session.client.health(self._handle))
+        reason = delay_reason(str(self.config.name), await self.session.client.health(self._handle))
+        if reason is None and self._queue and self._flying:
+            calls = "1 call that is" if len(self._flying) == 1 else f"{len(self._flying)} calls that are"
+            return f"{len(self._queue)} wait here for {calls} with its workers: allow more with workers=…"
+        return reason
 
     async def has_begun(self, submission: Submission) -> bool | None:
         """Return whether a worker has begun the call; None while that cannot be told. Loop thread."""

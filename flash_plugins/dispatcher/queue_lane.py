@@ -146,7 +146,12 @@ class QueueLane(BatchLane):
             return job
         if flight.is_unwanted:
             await self._cancel(flight)
-        return await self._followed(flight, job)
+        try:
+            return await self._followed(flight, job)
+        except PlatformUnavailable:  # the job may run on, for nobody, or beside another attempt
+            if self.lost_reason() is None:
+                self.session.loop.spawn(self._cancel(flight))
+            raise
 
     async def _submitted(self, flight: Flight, body: bytes) -> JobResult:
         from ..platforms.runpod import TransportFailure
@@ -282,7 +287,7 @@ class QueueLane(BatchLane):
         """Ask as often as the platform allows; only what submits jobs changes how many may fly."""
         from ..platforms.runpod import RateLimited
 
-        patience = Patience()
+        patience = Patience(self.session.clock)
         while True:
             asked_at = time.monotonic()
             try:

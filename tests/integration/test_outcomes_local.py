@@ -21,7 +21,6 @@ from flash_plugins import (
     JobExpired,
     JobTimeout,
     SubmissionUnknown,
-    WorkerLost,
     hookimpl,
 )
 from flash_plugins.dispatcher import queue_lane
@@ -67,6 +66,22 @@ def note_and_fail(path: str, times: int) -> int:
     if runs <= times:
         raise ConnectionResetError(f"run {runs}")
     return runs
+
+
+@endpoint
+def fail_first(folder: str, number: int) -> int:
+    """Raise in the first run of each third number, and end the process in that of number 50."""
+    place = Path(folder, str(number))
+    try:
+        place.touch(exist_ok=False)
+    except FileExistsError:
+        place.with_suffix(".again").touch()
+        return number
+    if number == 50:
+        os._exit(9)
+    if number % 3 == 0:
+        raise ConnectionResetError(f"the first run of {number}")
+    return number
 
 
 @endpoint
@@ -212,14 +227,10 @@ def test_a_worker_killed_amid_a_call_costs_a_run_and_no_outcome(
 def test_a_call_that_the_platform_gave_up_is_tried_again_where_retries_were_asked_for(
     faults: Faults, events: Events, path: str
 ) -> None:
-    calls = [note_and_kill.with_options(backoff=0, **options)(path + name, 3) for name, options in VARIANTS]
-    assert isinstance(calls[0].exception(DEADLINE_S), WorkerLost)
-    assert calls[1].result(DEADLINE_S) == 4
-    assert calls[1].attempts == 2
-    assert events.stages(calls[1]) == ["queued", "sent", "done"]
-
-
-VARIANTS: list[tuple[str, Any]] = [("-once", {}), ("-twice", {"retries": 1})]
+    call = note_and_kill.with_options(retries=1, retry_on=(), backoff=0)(path, 3)
+    assert call.result(DEADLINE_S) == 4
+    assert call.attempts == 2
+    assert events.stages(call) == ["queued", "sent", "done"]
 
 
 @endpoint
@@ -246,6 +257,19 @@ def test_options_hold_for_every_call_of_a_map(faults: Faults, tmp_path: Path) ->
     paths = [str(tmp_path / str(n)) for n in range(6)]
     tried = note_and_fail.with_options(retries=1, backoff=0)
     assert list(tried.map(paths, [1] * 6)) == [2] * 6
+
+
+def test_calls_that_travel_together_are_tried_again_one_by_one(faults: Faults, events: Events, tmp_path: Path) -> None:
+    tried = fail_first.with_options(retries=2, retry_on=ConnectionError, backoff=0.05)
+    before = faults.accepted["runsync"] + faults.accepted["run"]
+    calls = [tried(str(tmp_path), n) for n in range(200)]
+    assert [call.result(DEADLINE_S) for call in calls] == list(range(200))
+    assert faults.accepted["runsync"] + faults.accepted["run"] - before < 200
+    assert {tuple(events.stages(call)) for call in calls} == {("queued", "sent", "done")}
+    again = {int(place.stem) for place in tmp_path.glob("*.again")}
+    assert again == {n for n in range(200) if n % 3 == 0} | {50}
+    assert {call.attempts for n, call in enumerate(calls) if n % 3 == 0} == {2}
+    assert sum(call.attempts for call in calls) == 200 + 67  # the process that ended cost nobody an attempt
 
 
 @pytest.mark.parametrize("retries", [0, 1])
@@ -324,13 +348,14 @@ def test_the_total_limit_ends_a_call_and_what_it_runs(faults: Faults, events: Ev
 
 
 def test_a_call_that_waits_for_its_worker_too_long_is_told_why(faults: Faults) -> None:
+    nap(0).result(DEADLINE_S)
     busy = nap(30)
-    wait_for(busy.running)
+    wait_for(lambda: busy.job_id)
     call = nap.with_options(queue_timeout=2)(0)
     error = call.exception(DEADLINE_S)
     assert isinstance(error, JobTimeout)
     assert error.limit == "queue_timeout"
     assert "queue_timeout of 2 s" in str(error)
-    assert "allow more with workers" in str(error)
+    assert "1 call that is with its workers: allow more with workers=" in str(error)
     busy.cancel()
     assert nap.with_options(queue_timeout=30)(0).result(DEADLINE_S) == 0

@@ -19,7 +19,7 @@ from flash_plugins import (
     SubmissionUnknown,
     WorkerLost,
 )
-from flash_plugins.dispatcher import Session
+from flash_plugins.dispatcher import Session, queue_lane
 from flash_plugins.failure import encode_exception
 from flash_plugins.payload import Outcome, encode_failure_text
 from flash_plugins.platforms import api
@@ -162,8 +162,6 @@ def test_a_result_that_expired_is_tried_again_where_retries_were_asked_for(fake:
     fake.is_slow = True
     gone = Answer(404, {"error": "no such job"})
     fake.script("stream", *[gone] * 1_000)
-    from flash_plugins.dispatcher import queue_lane
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(queue_lane, "_VISIBILITY_S", 0.0)
         patch.setattr(queue_lane, "_TRANSPORT_PAUSE_S", 0.01)
@@ -213,6 +211,19 @@ def test_a_platform_that_ends_amid_a_call_costs_an_attempt(
     assert call.result(DEADLINE_S) == 7
     assert call.attempts == 2
     assert platform.connects == 2
+
+
+def test_a_job_that_cannot_be_followed_any_more_is_cancelled_before_the_next_attempt(
+    fake: FakeRunpod, submit: Submit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue_lane, "_TRANSPORT_PAUSE_S", 0.01)
+    fake.is_slow = True
+    fake.script("stream", *[Answer(503, {"error": "overloaded"})] * 5)
+    call = submit(8, retries=1, backoff=0)
+    fake.wait_for("runSync", 2)
+    fake.wait_until(lambda: fake.jobs["job-1"].status == "CANCELLED", "the first job runs on")
+    fake.finish("job-2")
+    assert call.result(DEADLINE_S) == 8
 
 
 # -- submissions of unknown fate ----------------------------------------------------------------------------------
@@ -440,10 +451,18 @@ def test_a_stream_is_tried_again_unless_values_of_it_were_given_out(
     assert call.result(DEADLINE_S) == ["again"]
 
 
-def test_many_calls_with_retries_each_have_one_outcome(fake: FakeRunpod, submit: Submit, events: Events) -> None:
+def test_many_calls_with_retries_each_have_one_outcome(
+    fake: FakeRunpod, submit: Submit, events: Events, clock: LoopClock
+) -> None:
     steps: list[Step] = [failing(fake, ValueError("x")), lost(fake), Answer(429, {}, {"Retry-After": "0.01"})]
     fake.script("runSync", *steps * 30)
     calls = [submit(n, retries=50, backoff=0) for n in range(60)]
+
+    def are_over_now() -> bool:
+        clock.move(1.0)  # past pauses that the platform asked for
+        return all(call.done() for call in calls)
+
+    fake.wait_until(are_over_now, "not all have an outcome")
     assert [call.result(DEADLINE_S) for call in calls] == list(range(60))
     for call in calls:
         assert events.stages(call) == ["queued", "sent", "done"]
