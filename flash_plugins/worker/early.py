@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds until the first chunk of a job is due, and between two: a held request brings each to the caller.
 _FIRST_S, _EVERY_S = 0.25, 0.4
+#: A job that seems to end within this many seconds sends no more chunks.
+_SOON_S = 0.2
 #: Bytes of a chunk, with room for what JSON adds.
 _CHUNK_BYTES = int(api.STREAM_CHUNK_MAX_BYTES * 0.9)
 #: Longest time that the end of a job waits for its last chunk: an order that the service may count on.
@@ -58,6 +60,8 @@ class Early:
         now = asyncio.get_running_loop().time()
         if progress.running is None or not is_new or (now < self._next_at and not is_return_new):
             return  # where no call runs the outcome of the job is about to go
+        if not is_return_new and progress.left_s() < _SOON_S:
+            return
         self._next_at = now + _EVERY_S
         chunk = self._chunk()
         self._is_return_sent = bool(progress.returned)

@@ -46,6 +46,7 @@ class Progress:
         self._notes: Notes | None = None
         #: What came back, in the order of the calls: each call's result, and what it printed.
         self.entries: list[Entry] = []
+        self._began_at: float | None = None
         self._since: float | None = None
         self._end = count
         self._limited: int | None = None
@@ -82,6 +83,14 @@ class Progress:
         """Return for how many seconds that call has run, 0 if there is none."""
         return 0.0 if self.running is None or self._since is None else time.monotonic() - self._since
 
+    def left_s(self) -> float:
+        """Return in how many seconds the batch will end if its calls go on as they have; none knows that better."""
+        done = len(self.entries)
+        if self.running is None or self._began_at is None:
+            return 0.0
+        each_s = (time.monotonic() - self._began_at) / max(done, 1)
+        return max(each_s * (self._end - done) - self.running_for_s(), self.running_for_s())
+
     def look(self) -> None:
         """Read what is new."""
         if (notes := self._opened()) is None:
@@ -95,8 +104,9 @@ class Progress:
                     self._end = min(self._end, entry.index)
                 case EntryKind.LIMIT:
                     self._limited = entry.index
+        self._began_at = notes.began_at
         if self._since is None:
-            self._since = notes.began_at
+            self._since = self._began_at
 
     def stop(self) -> None:
         """Let no call begin but the one that runs."""
