@@ -6,8 +6,8 @@
     DELETE /flash/calls/{id}             stop it
 
 A request is held until there is news, for a limited time. The body of a POST is one message (see `binary`): the
-call's envelope, and beside it what `request_body` says. The body of an answer is several: the first is JSON and says
-how the call stands, the others are outcomes: yielded values in order, then what ends the call.
+call's envelope, and beside it what `request_body` says. The body of an answer is several: the first says how
+the call stands, the others are outcomes: yielded values in order, then what ends the call.
 """
 
 from __future__ import annotations
@@ -32,6 +32,10 @@ CALLS_PATH: Final = "/flash/calls"
 KEY_HEADER: Final = "X-Flash-Plugins-Key"
 #: Longest time that a worker holds a request without news, seconds: far below the 330 s that balancers allow.
 MOST_HOLD_S: Final = 60.0
+
+
+#: How the first message of the usual answer begins, which has nothing but an outcome; the worker's id follows.
+_DONE: Final = b"D"
 
 
 class CallState(StrEnum):
@@ -106,10 +110,12 @@ class CallAnswer:
 
     def body(self, worker: str | None = None) -> list[bytes]:
         """Return the body in parts that follow one another."""
-        head = {"state": self.state, "reason": self.reason, "worker": worker or self.worker, "first": self.first}
-        chunks = [bytes(chunk) for chunk in self.chunks]
+        worker = worker or self.worker
         outcome = [] if self.outcome is None else [bytes(self.outcome)]
-        return binary.frames([binary.pack(head), *chunks, *outcome])
+        if self.state is CallState.DONE and not self.chunks and not self.first:  # the usual one
+            return binary.frames([_DONE + (worker or "").encode(), *outcome])
+        head = {"state": self.state, "reason": self.reason, "worker": worker, "first": self.first}
+        return binary.frames([binary.pack(head), *map(bytes, self.chunks), *outcome])
 
     @classmethod
     def parse(cls, body: bytes) -> CallAnswer:
@@ -121,6 +127,8 @@ class CallAnswer:
         messages = binary.split(body)
         if not messages:
             raise EnvelopeError("the answer to a call is empty; does the endpoint run flash_plugins.worker?")
+        if bytes(messages[0][:1]) == _DONE and len(messages) == 2:
+            return cls(CallState.DONE, worker=bytes(messages[0][1:]).decode() or None, outcome=messages[1])
         head = binary.unpack(messages[0])
         try:
             state = CallState(head["state"])

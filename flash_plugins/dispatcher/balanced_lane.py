@@ -60,6 +60,8 @@ _NOT_AGAIN = (
 #: Seconds that the request which begins a call is held. Short: until it is answered nobody knows which worker has the
 #: call, so that it cannot be cancelled there.
 _BEGIN_HOLD_S = 1.0
+#: Most calls that ask for a worker at once while there is none: each is a held request.
+_MOST_ASKERS = 64
 #: Seconds that such a request, of a call that was cancelled, is waited for: so long does a worker take to say that
 #: it has it.
 _CANCEL_WAIT_S = 1.3
@@ -260,7 +262,13 @@ class BalancedLane(SingleLane):
     async def _ready(self, submission: Submission, handle: EndpointHandle) -> None:
         """Return once there is a worker, or has been one lately."""
         try:
-            await self._readiness.wait(self.session.client, handle, self.config.idle_timeout, tell=self.session.tell)
+            await self._readiness.wait(
+                self.session.client,
+                handle,
+                self.config.idle_timeout,
+                tell=self.session.tell,
+                most_askers=_MOST_ASKERS,
+            )
         except NoWorkers as error:
             raise self._start_failed(submission, error) from error
 

@@ -72,6 +72,7 @@ class Readiness:
         idle_timeout_s: float,
         *,
         tell: Callable[[str, str], object],
+        most_askers: int = 1,
     ) -> None:
         """Return once there is a worker, at once if one answered lately.
 
@@ -80,6 +81,7 @@ class Readiness:
             handle: The endpoint.
             idle_timeout_s: Seconds until an idle worker of it stops.
             tell: Takes a line for the user, and the name of the endpoint.
+            most_askers: How many of those who wait ask for themselves: as many workers are started as requests wait.
 
         Raises:
             NoWorkers: Workers do not start, or none did in time; the message says why, with the worker's log.
@@ -93,10 +95,14 @@ class Readiness:
             task = asyncio.ensure_future(self._until_ready(client, handle, idle_timeout_s, tell))
             wait = self._waits[handle.id] = _Wait(task)
         wait.requests += 1
+        asking = asyncio.ensure_future(_is_ready(client, handle)) if 1 < wait.requests <= most_askers else None
         try:
             await asyncio.shield(wait.task)
         finally:
             wait.requests -= 1
+            if asking is not None:
+                asking.cancel()
+                await asyncio.gather(asking, return_exceptions=True)  # what it says the other one says, too
             if not wait.requests or wait.task.done():
                 if self._waits.get(handle.id) is wait:
                     del self._waits[handle.id]

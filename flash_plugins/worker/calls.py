@@ -19,7 +19,8 @@ from typing import Any, Final
 
 from .. import binary
 from ..exchange import CallAnswer, CallState
-from .link import DONE
+from .link import CALL, DONE, pack
+from .running import RunningJob
 from .supervisor import RunnerProcess
 
 __all__ = ["CallRunner", "Calls", "Kept"]
@@ -44,10 +45,54 @@ _CHUNKS_AHEAD_BYTES = 8_000_000
 class CallRunner(RunnerProcess):
     """A runner whose end is the end of the calls in it, not of the worker: no platform would run them again."""
 
+    async def call(self, job_id: str, content: Any) -> Any:
+        """As `RunnerProcess.call`, for what is no batch: without a task and a queue, which take time of each call."""
+        job = _RunningCall(job_id)
+        await self._slots.acquire()
+        self._jobs[job_id] = job
+        try:
+            writer = self._writer or await self._attached()
+            writer.write(pack((CALL, job_id, content)))
+            del content
+            job.began_at = asyncio.get_running_loop().time()
+            return await job.answer
+        except asyncio.CancelledError:
+            self._cancel(job)
+            raise
+        finally:
+            if job.ended.is_set():
+                self._release(job)
+            else:  # its place is taken until it has stopped
+                self._spawn(self._release_later(job))
+
+    async def _release_later(self, job: RunningJob) -> None:
+        await job.ended.wait()
+        self._release(job)
+
+    def _release(self, job: RunningJob) -> None:
+        del self._jobs[job.id]
+        self._slots.release()
+
     def _end_worker(self, reason: str, code: int) -> None:
         logger.error("the process that runs calls %s; running calls: %s", reason, ", ".join(self._jobs) or "none")
         for job in list(self._jobs.values()):
             job.deliver(DONE, {_LOST: f"the process that ran it {reason}"})
+
+
+class _RunningCall(RunningJob):
+    """A call that runs, and what it is answered with."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(job_id, None, None)
+        self.answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    def deliver(self, kind: str, content: Any) -> None:
+        """Take a frame of the runner."""
+        if kind == DONE:
+            if not self.answer.done():
+                self.answer.set_result(content)
+            self.ended.set()
+            self.news.set()
 
 
 class Kept:

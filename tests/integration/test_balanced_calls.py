@@ -99,6 +99,15 @@ def make_bytes(n: int) -> bytes:
 
 
 @fast
+def meet(folder: str, name: str, others: int) -> int:
+    """Return once so many have come here; each has a worker for itself."""
+    Path(folder, name).touch()
+    while len(os.listdir(folder)) < others:
+        time.sleep(0.01)
+    return len(os.listdir(folder))
+
+
+@fast
 def count(n: int) -> Iterator[int]:
     for number in range(n):
         print(f"yielding {number}")
@@ -239,6 +248,12 @@ def test_without_a_store_requests_take_thirty_megabytes_each_way(tmp_path: Path)
     environ = {**os.environ, "FLASH_PLUGINS_OBJECTS_MIN_BYTES": "1000000000"}
     done = subprocess.run([sys.executable, str(program)], env=environ, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (0, "fine\n"), done.stderr
+
+
+def test_calls_get_workers_of_their_own_while_others_run(tmp_path: Path) -> None:
+    calls = [meet(str(tmp_path), name, 2) for name in ("a", "b")]
+    assert [call.result(DEADLINE_S) for call in calls] == [2, 2]
+    assert len({call.worker_id for call in calls}) == 2
 
 
 def test_calls_stay_with_the_worker_that_was_asked_for() -> None:

@@ -60,7 +60,7 @@ def submit(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> Submit:
     base = f"{server.url}{BASE}"
     made = {
         "id": "e1", "name": "fast", "type": "LOAD_BALANCER", "requestUrls": {"base": base, "health": f"{base}/ping"},
-        "workers": {"min": 0, "max": 1}, "scaling": {"type": "REQUEST_COUNT", "requestCount": 1}, "dataCenterIds": [],
+        "workers": {"min": 0, "max": 3}, "scaling": {"type": "REQUEST_COUNT", "requestCount": 1}, "dataCenterIds": [],
         "networkVolumes": [], "timeout": 1, "flashboot": "OFF", "createdAt": "2026-01-01T00:00:00Z",
         "cpu": [{"id": "cpu5c", "vcpuCount": 4}],
     }  # fmt: skip
@@ -69,7 +69,7 @@ def submit(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> Submit:
     for operation in ("GET", "PATCH"):
         server.script(f"{operation} /v2/serverless/e1", made)
     server.script(PING, "healthy")
-    endpoint = Endpoint(name="fast", cpu="cpu5c-4-8", transport="load_balanced")
+    endpoint = Endpoint(name="fast", cpu="cpu5c-4-8", workers=3, transport="load_balanced")
     remote = endpoint(double)
 
     def make(x: int = 1, **options: Any) -> Call[Any]:
@@ -121,6 +121,16 @@ def test_a_call_waits_until_there_is_a_worker(server: ScriptedServer, submit: Su
     assert submit().result(30) == 2
     assert len(server.seen(BEGIN)) == 3
     assert len(server.seen(PING)) == 5  # again whenever there is none
+
+
+def test_calls_that_wait_for_workers_ask_for_as_many(server: ScriptedServer, submit: Submit) -> None:
+    server.answers[PING].clear()
+    server.script(
+        PING, slow(NONE_YET, after_s=0.5), slow(NONE_YET, after_s=0.5), slow(NONE_YET, after_s=0.5), "healthy"
+    )
+    server.script(BEGIN, done(2))
+    assert [call.result(30) for call in [submit(n) for n in range(3)]] == [2, 2, 2]
+    assert len(server.seen(PING)) >= 4
 
 
 def test_workers_that_do_not_start_end_the_call(server: ScriptedServer, submit: Submit) -> None:
@@ -229,7 +239,7 @@ def test_a_cancelled_call_that_no_worker_answers_is_given_up(
     server.wait_for_requests(4)
     asks(server)
     assert first.cancel()
-    assert submit(2).result(30) == 4  # there is room for one at a time
+    assert submit(2).result(30) == 4
 
 
 def test_an_exception_of_the_function_is_its_outcome(server: ScriptedServer, submit: Submit) -> None:
