@@ -18,6 +18,7 @@ import typer
 from .. import process
 from ..builtin.local_image import docker_problem
 from ..errors import FlashPluginsError
+from ..objects import Ref
 from ..platforms.base import Platform
 from ..platforms.local.state import runtime_base, volumes_base
 from ..settings import Settings, config_file, image_rules
@@ -65,6 +66,7 @@ def _findings() -> Iterator[Finding]:
     yield from _extras(is_local=chosen is not None and chosen.name == "local")
     yield from _configuration()
     yield from _folders()
+    yield from _objects()
     yield from _programs()
     if chosen is None:
         return
@@ -77,6 +79,17 @@ def _findings() -> Iterator[Finding]:
         from .reach import platform_findings  # half a second for the HTTP client
 
         yield from platform_findings(connection)
+
+
+def _objects() -> Iterator[Finding]:
+    """Look whether the store of large objects answers, if one is set."""
+    setting = yield from _guarded("objects", process.objects_setting)
+    if setting is None or setting.url is None:
+        return
+    url = setting.url
+    nothing = Ref("0" * 32, 0)
+    if (yield from _guarded("objects", lambda: (process.open_objects(url).has(nothing), True))) is not None:
+        yield Finding("objects", State.OK, f"{url} answers; set by {setting.source}")
 
 
 def _guarded(topic: str, look: Callable[[], T]) -> Generator[Finding, None, T | None]:

@@ -15,7 +15,8 @@ import secrets
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from functools import partial
 
 from .codec import DEFAULT_THRESHOLD_BYTES, Fetch, keeper_of, refs_of
 from .digest import digest_of_view
@@ -23,6 +24,7 @@ from .directory import DirectoryStore
 from .holds import OwnFolder
 from .parallel import side_by_side
 from .store import ObjectMissing, ObjectStore, Ref
+from .uploading import UploadThreads
 
 __all__ = ["DEFAULT_THRESHOLD_BYTES", "CallSink", "Lease", "ObjectSpace", "ResultSink"]
 
@@ -58,7 +60,7 @@ class ObjectSpace:
         self._own = own
         self._lock = threading.Lock()
         self._uploads: dict[str, Future[None]] = {}
-        self._pool: ThreadPoolExecutor | None = None
+        self._threads = UploadThreads(_UPLOADS)
         self._given_up: deque[Ref] = deque()  # of leases that were dropped: any thread, amid anything
 
     def keep(self, content: memoryview) -> tuple[Ref, bool]:
@@ -190,12 +192,11 @@ class ObjectSpace:
                 with self._lock:
                     known = self._uploads.get(ref.digest)
                     if known is None or known.done():
-                        self._uploads[ref.digest] = self._begin(self._uploaded_again, ref)
+                        self._uploads[ref.digest] = self._threads.submit(partial(self._uploaded_again, ref))
 
     def close(self) -> None:
-        """Let go of everything; uploads that are under way are waited for."""
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+        """Let go of everything; uploads that were not begun are given up, and others end with the process."""
+        self._threads.close()
         self._let_go()
         self.cache.close()
         if self._own is not None and not self.cache.is_held:
@@ -210,12 +211,7 @@ class ObjectSpace:
         with self._lock:
             known = self._uploads.get(ref.digest)
             if known is None or (known.done() and not _went_well(known)):
-                self._uploads[ref.digest] = self._begin(self._uploaded, ref)
-
-    def _begin(self, upload: Callable[[Ref], None], ref: Ref) -> Future[None]:
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(_UPLOADS, thread_name_prefix="flash-upload")
-        return self._pool.submit(upload, ref)
+                self._uploads[ref.digest] = self._threads.submit(partial(self._uploaded, ref))
 
     def _uploaded(self, ref: Ref) -> None:
         assert self.remote is not None

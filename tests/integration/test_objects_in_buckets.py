@@ -18,6 +18,7 @@ from flash_plugins.objects import Ref
 from flash_plugins.objects.open import open_store
 from flash_plugins.objects.remote import RemoteStore
 from flash_plugins.platforms import api
+from tests.integration.cli_support import flash, flash_json
 from tests.s3_server import ACCESS, BUCKET, S3Server, s3_server
 
 #: Generous: the machine may be busy.
@@ -135,3 +136,13 @@ def test_a_server_that_is_down_ends_the_call_and_a_later_one_works(server: S3Ser
     finally:
         server.start()
     assert total(x).result(DEADLINE_S) == pytest.approx(x.sum())
+
+
+def test_doctor_says_whether_the_store_answers(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {finding["topic"]: finding for finding in flash_json("doctor")}
+    assert found["objects"]["state"] == "ok"
+    assert found["objects"]["said"] == f"{server.url()} answers; set by FLASH_PLUGINS_OBJECTS"
+    monkeypatch.setenv(api.S3_SECRET_KEY_ENV, "wrong-secret")
+    done = flash("doctor", code=1)
+    assert "the secret key does not belong to the access key" in done.stdout
+    assert "wrong-secret" not in done.stdout + done.stderr
