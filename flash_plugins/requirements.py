@@ -43,11 +43,8 @@ def parse_dependencies(value: object) -> tuple[str, ...]:
         raise ConfigError(
             f"Endpoint(dependencies={value!r}): give a list of requirements, such as [{str(value)!r}], or 'auto'"
         )
-    entries = tuple(value)
-    if not entries:
-        return ()
     found: dict[str, Requirement | None] = {}
-    for entry in entries:
+    for entry in value:  # one by one: a mistake may be something that never ends
         if not isinstance(entry, str) or not entry.strip():
             raise ConfigError(f"Endpoint(dependencies=…): entry {entry!r} must be a text that is not blank")
         text, requirement = _parsed(entry.strip())
@@ -68,14 +65,15 @@ def parse_system_dependencies(value: object) -> tuple[str, ...]:
         raise ConfigError(
             f"Endpoint(system_dependencies={value!r}): give a list of Debian packages, such as [{str(value)!r}]"
         )
-    entries = tuple(value)
-    for entry in entries:
+    found: dict[str, None] = {}
+    for entry in value:  # one by one, as above
         if not isinstance(entry, str) or not _DEBIAN.fullmatch(entry.strip()):
             raise ConfigError(
                 f"Endpoint(system_dependencies=…): {entry!r} is no Debian package; give its name as `apt-get install` "
                 "takes it, such as 'ffmpeg' or 'libgl1=1.6.0-1', without options"
             )
-    return tuple(dict.fromkeys(entry.strip() for entry in entries))
+        found.setdefault(entry.strip())
+    return tuple(found)
 
 
 def auto_dependencies(targets: Iterable[Any]) -> tuple[str, ...]:  # Any: functions and classes of users

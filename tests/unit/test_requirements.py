@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import itertools
 import json
 import pickle
 import subprocess
@@ -328,3 +329,9 @@ def test_routes_are_pinned_too() -> None:
 def test_packages_are_stated_by_the_name_they_are_imported_by() -> None:
     modules = frozenset({"attr", "psutil._common", "json", "flash_plugins.code", "no_such_module"})
     assert stated(modules) == {"attr": f"attrs=={version('attrs')}", "psutil": f"psutil=={version('psutil')}"}
+
+
+def test_what_never_ends_is_refused_at_its_first_entry() -> None:
+    for parse in (parse_dependencies, parse_system_dependencies):
+        with pytest.raises(ConfigError, match="0"):
+            parse(itertools.count())
