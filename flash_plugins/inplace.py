@@ -78,9 +78,12 @@ def _with_values(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Sequen
     sink = process.object_sink()
     data = code.dumps((args, kwargs), what="the arguments", sink=sink).data
     lease = sink.lease()
-    found = cast("tuple[Sequence[Any], Mapping[str, Any]]", code.loads(data, fetch=lease.space))
-    lease.release()
-    return found
+    try:
+        found = code.loads(data, fetch=None if lease is None else lease.space)
+    finally:
+        if lease is not None:
+            lease.release()
+    return cast("tuple[Sequence[Any], Mapping[str, Any]]", found)
 
 
 def _value_of(argument: Any) -> Any:

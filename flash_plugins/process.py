@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import os
 import threading
 from collections.abc import Iterator, Mapping
@@ -188,12 +189,22 @@ def session() -> Session:
 
 def object_sink(config: EndpointConfig | None = None) -> CallSink:
     """Return what takes the large parts of one pickle for an endpoint; with the first it asks for the platform."""
-    from .objects.space import CallSink
+    return _sink_class()(lambda: session().objects.space(config), object_min_bytes())
 
+
+def object_min_bytes() -> int:
+    """Return how long a part of a pickle must be to become an object."""
     global _object_min_bytes
     if _object_min_bytes is None:
         _object_min_bytes = settings().objects_min_bytes
-    return CallSink(lambda: session().objects.space(config), _object_min_bytes)
+    return _object_min_bytes
+
+
+@functools.cache
+def _sink_class() -> type[CallSink]:
+    from .objects.space import CallSink
+
+    return CallSink
 
 
 def is_open_space(space: ObjectSpace | None) -> bool:

@@ -29,7 +29,8 @@ def put(value: T) -> ObjectRef[T]:
     sink = process.object_sink()
     pickled = code.dumps(value, what="the value of put()", sink=sink)
     lease = sink.lease()
-    return ObjectRef(pickled.data, lease.space, lease, modules=pickled.modules, installed=pickled.installed)
+    space = None if lease is None else lease.space
+    return ObjectRef(pickled.data, space, lease, modules=pickled.modules, installed=pickled.installed)
 
 
 @overload

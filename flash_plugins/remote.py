@@ -51,17 +51,19 @@ class _Blob:
 
     pickled: code.Pickled
     digest: str
-    lease: Lease
+    lease: Lease | None = None
 
     @classmethod
     def of(cls, value: object, what: str, config: EndpointConfig | None, before: _Blob | None = None) -> _Blob:
         """Return a value as a blob: the one before if that is the same, and its objects are where they must be."""
-        if before is not None and before.lease.refs and not process.is_open_space(before.lease.space):
-            before = None
-        sink = process.object_sink(config)
-        pickled = code.dumps(value, what=what, before=None if before is None else before.pickled, sink=sink)
-        if before is not None and pickled is before.pickled:
+        if (
+            before is not None
+            and (before.lease is None or process.is_open_space(before.lease.space))
+            and code.gives_again(value, before.pickled, threshold_bytes=process.object_min_bytes())
+        ):
             return before
+        sink = process.object_sink(config)
+        pickled = code.dumps(value, what=what, sink=sink)
         return cls(pickled, digest_of(pickled.data), sink.lease())
 
 
@@ -106,6 +108,7 @@ class _Shipped:
         try:
             packed = code.dumps(arguments, what=f"the arguments of {where}", sink=sink)
         except UnpicklableError as error:
+            sink.abandon()
             raise _of_one_argument(self._target, method, arguments, where) or error from error.__cause__
         shipped = self._blob(config)
         carried = [shipped] if instance is None else [shipped, instance]
@@ -118,11 +121,16 @@ class _Shipped:
             blobs[bundle.digest] = bundle.data
             installed |= bundle.installed
         parts = {"arguments": len(packed.data), "code": sum(map(len, blobs.values()))}
-        places = held.places_by_ref()
+        places = {} if held is None else held.places_by_ref()
         url = next((space.url for space in places.values()), None)
         if places and url is None:
             parts["large objects"] = sum(ref.size for ref in places)
-        carriage.check(parts, f"a call of {where}")
+        try:
+            carriage.check(parts, f"a call of {where}")
+        except BaseException:
+            if held is not None:
+                held.release()
+            raise
         if places and url is None:  # they travel with the call
             blobs.update({ref.digest: space.fetch(ref) for ref, space in places.items()})
         return CallEnvelope(

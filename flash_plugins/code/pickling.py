@@ -28,6 +28,7 @@ from flash_plugins.code.reducers import ALWAYS, BY_VALUE
 from flash_plugins.errors import ConfigError, EnvelopeError, PlatformError, UnpicklableError
 from flash_plugins.objects.codec import (
     DEFAULT_THRESHOLD_BYTES,
+    PACKED,
     CompareSink,
     Fetch,
     Packer,
@@ -39,7 +40,7 @@ from flash_plugins.objects.codec import (
 from flash_plugins.objects.handles import ObjectRef, as_value, fetching
 from flash_plugins.objects.store import ObjectMissing, Ref
 
-__all__ = ["Pickled", "Pickler", "dumps", "has_handles", "is_class_by_value", "loads", "make_class_anew"]
+__all__ = ["Pickled", "Pickler", "dumps", "gives_again", "has_handles", "is_class_by_value", "loads", "make_class_anew"]
 
 #: Version 5: large buffers without a copy. Every supported Python has it.
 _PROTOCOL = 5
@@ -108,11 +109,12 @@ def dumps(obj: object, *, what: str, before: Pickled | None = None, sink: Sink |
         StoreError: A large part cannot be stored.
         FlashPluginsError: Whatever else `sink` raises.
     """
-    if before is not None and _gives_again(obj, before, sink):
+    threshold_bytes = None if sink is None else sink.threshold_bytes
+    if before is not None and gives_again(obj, before, threshold_bytes=threshold_bytes):
         return before
     if _is_plain(obj):
         data = pickle.dumps(obj, _PROTOCOL)
-        if sink is None or len(data) < sink.threshold_bytes:
+        if threshold_bytes is None or len(data) < threshold_bytes:
             return Pickled(data, _NO_MODULES)
     if sink is not None:
         packer = Packer(sink)
@@ -160,9 +162,16 @@ class _Comparison:
         return len(part)
 
 
-def _gives_again(obj: object, before: Pickled, sink: Sink | None) -> bool:
-    """Whether pickling `obj` gives `before`. Nothing short of that sees an array that was changed in place."""
-    packer = None if sink is None else Packer(CompareSink(sink.threshold_bytes))
+def gives_again(obj: object, before: Pickled, *, threshold_bytes: int | None = None) -> bool:
+    """Return whether pickling `obj` gives `before`. Nothing short of that sees an array that was changed in place.
+
+    Args:
+        obj: The object.
+        before: What it was pickled as.
+        threshold_bytes: That of the sink; None if there is none.
+    """
+    is_whole = threshold_bytes is None or not is_packed(before.data)
+    packer = None if is_whole or threshold_bytes is None else Packer(CompareSink(threshold_bytes))
     file = _Comparison(before.data)
     pickler = Pickler(packer or file)
     try:
@@ -185,7 +194,7 @@ def loads(data: bytes, *, fetch: Fetch | None = None) -> object:
         ObjectMissing: An object of it is nowhere.
         Exception: Whatever the pickle's own code raises, ModuleNotFoundError above all.
     """
-    if not is_packed(data):
+    if not data.startswith(PACKED):
         return pickle.loads(data)
     if fetch is None:
         raise EnvelopeError(f"a pickle names {len(refs_of(data))} objects, and there is no store here to get them from")

@@ -82,9 +82,10 @@ class SessionObjects:
             ConfigError: Its store cannot be opened.
         """
         key = None if config is None else (config.name, config.version)
-        if (space := self._of_endpoints.get(key)) is not None:
+        if (space := self._of_endpoints.get(key)) is not None and space.cache.is_there:
             return space
         try:
+            # Of another platform, if that of the folder is gone.
             url = self._find_url(config, _CONNECT_TIMEOUT_S)
         except TimeoutError:
             raise PlatformUnavailable(
@@ -122,6 +123,8 @@ class SessionObjects:
         from ..objects.spaces import caller_space  # most programs send nothing large
 
         with self._lock:
+            if url in self._spaces and not self._spaces[url].cache.is_there:
+                self._left.append(self._spaces.pop(url))
             if url not in self._spaces:
                 self._spaces[url] = caller_space(url, self._opened, max_bytes=self._max_bytes)
             return self._spaces[url]

@@ -160,8 +160,14 @@ class Session:
         if self._is_closed:
             raise PlatformUnavailable("this process is ending, so no more calls are taken")
         self.platform()
-        found: str | None = self.loop.call(self.find_objects_url(config), timeout_s)
-        return found
+
+        async def found() -> str | None:
+            if (reason := self.lost_reason()) is not None:
+                self._forget_platform(reason)
+            return await self.find_objects_url(config)
+
+        url: str | None = self.loop.call(found(), timeout_s)
+        return url
 
     def platform(self) -> Platform:
         """Return the platform of this process, chosen on the first ask. Thread-safe; blocks on plugins only.

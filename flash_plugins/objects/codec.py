@@ -24,6 +24,7 @@ from .store import Ref
 
 __all__ = [
     "DEFAULT_THRESHOLD_BYTES",
+    "PACKED",
     "CompareSink",
     "Fetch",
     "Packer",
@@ -35,6 +36,8 @@ __all__ = [
 ]
 
 _MAGIC = b"\xf7fpo"
+#: How a packed pickle begins, and no other.
+PACKED = _MAGIC[:1]
 #: Magic, name of who keeps the objects until they were taken (0: nobody), counts of parts, buffers and further objects.
 _HEAD = struct.Struct("<4sQIII")
 _ENTRY = struct.Struct("<16sQ")
@@ -179,7 +182,7 @@ def _is_frame(chunk: bytes) -> bool:
 
 def is_packed(data: bytes) -> bool:
     """Return whether some of a pickle is elsewhere."""
-    return data[:1] == _MAGIC[:1]
+    return data.startswith(PACKED)
 
 
 def refs_of(data: bytes) -> tuple[Ref, ...]:

@@ -270,6 +270,11 @@ class DirectoryStore:
             return self._evict(limit)
 
     @property
+    def is_there(self) -> bool:
+        """Whether the folder exists: that of a platform goes with it."""
+        return os.path.isdir(self._objects)
+
+    @property
     def is_held(self) -> bool:
         """Whether this process holds something."""
         return bool(self._held)

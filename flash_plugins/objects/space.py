@@ -289,22 +289,23 @@ class CallSink:
         threshold_bytes: How long a part must be.
     """
 
+    __slots__ = ("_find_space", "_new_bytes", "_refs", "_space", "threshold_bytes")
     keeper = 0
     resolves = True
 
     def __init__(self, space: Callable[[], ObjectSpace], threshold_bytes: int) -> None:
         self._find_space = space
         self._space: ObjectSpace | None = None
-        self._refs: list[Ref] = []
+        self._refs: list[Ref] | None = None
+        self._new_bytes = 0
         self.threshold_bytes = threshold_bytes
-        self.new_bytes = 0
 
     def store(self, content: memoryview) -> Ref:
         """As `codec.Sink.store`."""
         ref, is_new = self._opened().keep(content)
-        self._refs.append(ref)
+        self._note(ref)
         if is_new:
-            self.new_bytes += ref.size
+            self._new_bytes += ref.size
         return ref
 
     def again(self, ref: Ref, fetch: Fetch | None) -> None:
@@ -315,12 +316,26 @@ class CallSink:
             if fetch is None:
                 raise
             self._opened().keep(fetch(ref))
-        self._refs.append(ref)
+        self._note(ref)
 
-    def lease(self, *others: Lease) -> Lease:
-        """Return what holds all that was stored, and keeps others alive. Once."""
-        refs, self._refs = self._refs, []
-        return Lease(self._space, refs, new_bytes=self.new_bytes, others=others)
+    def lease(self, *others: Lease | None) -> Lease | None:
+        """Return what holds all that was stored, and keeps others alive, None if that is nothing. Once."""
+        refs, self._refs = self._refs, None
+        kept = tuple(other for other in others if other is not None)
+        if not refs and not kept:
+            return None
+        return Lease(self._space, refs or (), new_bytes=self._new_bytes, others=kept)
+
+    def abandon(self) -> None:
+        """Let go of all that was stored: pickling failed."""
+        refs, self._refs = self._refs, None
+        if self._space is not None and refs:
+            self._space.release(refs)
+
+    def _note(self, ref: Ref) -> None:
+        if self._refs is None:
+            self._refs = []
+        self._refs.append(ref)
 
     def _opened(self) -> ObjectSpace:
         if self._space is None:
