@@ -63,10 +63,17 @@ class StoredFiles:
 
     A file counts once with its greatest size, whatever it is called and however many links it has. What lives shorter
     than the interval of looking, 0.2 s, can be missed.
+
+    Args:
+        prefix: How names begin that its writer has in shared memory; those that were there before do not count.
+
+    Attributes:
+        folder: Looked into as well, once it is set.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, prefix: str) -> None:
+        self.folder: Path | None = None
+        self._prefix = prefix
         self._before = {entry.name for entry in _SHARED_MEMORY.iterdir()} if _SHARED_MEMORY.is_dir() else set()
         self._sizes: dict[tuple[int, int], int] = {}
         self._lock = threading.Lock()
@@ -93,8 +100,8 @@ class StoredFiles:
                 self._look()
 
     def _look(self) -> None:
-        new = [entry for entry in _SHARED_MEMORY.iterdir() if entry.name not in self._before]
-        for place in (self._folder, *new):
+        places = [place for place in _SHARED_MEMORY.glob(f"{self._prefix}*") if place.name not in self._before]
+        for place in places if self.folder is None else [*places, self.folder]:
             for file in (place, *place.rglob("*")):
                 try:
                     found = file.lstat()

@@ -26,10 +26,11 @@ _MB: Final = 1e6
 _ROW_BYTES: Final = 8 * (250 + 1 + 5)
 _ARRAY_ROW_BYTES: Final = 8 * 250
 
-#: Parameter sets of the search through which bytes on the wire are counted: every one sends the same.
-_COUNTED_CANDIDATES: Final = 8
 CLOSURE_CALLS: Final = 100
 CLOSURE_MB: Final = 8
+
+#: How names begin of what contestants have in shared memory.
+_SHARED_NAMES: Final = {FLASH: "flash-plugins-", LOKY: "joblib_memmapping_folder_"}
 
 #: What a program that could not be watched to its end raises.
 _BROKEN: Final = (ChildFailed, EnvironmentUnavailable, psutil.Error, OSError, ValueError)
@@ -111,9 +112,10 @@ def _searches(sizes: Sizes) -> Iterator[Figure]:
 
 def _search(who: Contestant, sizes: Sizes) -> Search:
     program = command(who.python(), "large_search.py", who.key, sizes.large_samples, sizes.large_candidates)
-    with started(program) as client:
+    with StoredFiles(_SHARED_NAMES.get(who, "")) as stored, started(program) as client:
         expect(client, "ready")
-        with StoredFiles(_folder_of(client.pid)) as stored, MemoryWatch(client.pid) as memory:
+        stored.folder = Path(psutil.Process(client.pid).cwd())
+        with MemoryWatch(client.pid) as memory:
             ready_bytes, before = memory.now(), stored.total()
             first = _answer(client)
             between = stored.total()
@@ -133,7 +135,7 @@ def _search(who: Contestant, sizes: Sizes) -> Search:
 def _search_on_the_wire(sizes: Sizes) -> Iterator[Figure]:
     """Yield what the second of two searches over the same data sends."""
     what = "grid search, X as above: sent by a second fit"
-    program = command(FLASH.python(), "large_search.py", FLASH.key, sizes.large_samples, _COUNTED_CANDIDATES)
+    program = command(FLASH.python(), "large_search.py", FLASH.key, sizes.large_samples, sizes.large_candidates)
     try:
         with hand_platform() as platform, platform.counted() as (counter, env), started(program, env=env) as client:
             expect(client, "ready")
@@ -163,11 +165,11 @@ def _closures(sizes: Sizes) -> Iterator[Figure]:
     program = command(FLASH.python(), "closure.py", FLASH.key, CLOSURE_CALLS, CLOSURE_MB)
     try:
         for _ in range(sizes.large_runs):
-            with hand_platform() as platform, platform.counted() as (counter, env), started(program, env=env) as client:
-                expect(client, "ready")
-                before = sum(counter.wire_bytes())
-                with StoredFiles(platform.folder) as stored:
-                    began = stored.total()
+            with StoredFiles(_SHARED_NAMES[FLASH]) as stored, hand_platform() as platform:
+                stored.folder = platform.folder
+                with platform.counted() as (counter, env), started(program, env=env) as client:
+                    expect(client, "ready")
+                    before, began = sum(counter.wire_bytes()), stored.total()
                     seconds.append(float(_answer(client)))
                     wire.append((sum(counter.wire_bytes()) - before) / _MB)
                     stored_mb.append((stored.total() - began) / _MB)
@@ -203,7 +205,3 @@ def _answer(client: Any) -> Any:  # Popen of text; JSON
         client.wait()
         raise ChildFailed("the program ended without an answer")
     return json.loads(said)
-
-
-def _folder_of(pid: int) -> Path:
-    return Path(psutil.Process(pid).cwd())
