@@ -6,7 +6,6 @@ It starts and ends no processes (see `supervisor`) and sends nothing (see `early
 
 from __future__ import annotations
 
-import binascii
 import json
 import logging
 import struct
@@ -18,16 +17,13 @@ from typing import Any
 
 from ..batches import CallResult, pack_results
 from ..failure import encode_exception
-from ..payload import Outcome, encode_bytes, is_envelope
+from ..payload import Outcome, decode_start, encode_bytes, is_envelope
 from . import calling
 from .journal import Entry, EntryKind, Notes
 
 __all__ = ["Progress"]
 
 logger = logging.getLogger(__name__)
-
-#: Characters of base64 that hold the number of calls at the beginning of a batch.
-_COUNT_CHARACTERS = 8
 
 
 class Progress:
@@ -58,7 +54,7 @@ class Progress:
         if not isinstance(content, Mapping) or not is_envelope(content) or not isinstance(content.get("batch"), str):
             return None
         try:
-            (count,) = struct.unpack_from("<I", binascii.a2b_base64(content["batch"][:_COUNT_CHARACTERS]))
+            (count,) = struct.unpack("<I", decode_start(content["batch"], 4))
             limit_s = content.get("limit_s")
             return cls(path, count, None if limit_s is None else float(limit_s))
         except (ValueError, TypeError, struct.error):

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import random
+import zlib
 from typing import Any
 
 import pytest
@@ -20,8 +23,10 @@ from flash_plugins.payload import (
     decode_bytes,
     decode_failure_text,
     decode_outcome,
+    decode_start,
     encode_bytes,
     encode_failure_text,
+    encoded_size,
 )
 
 POLICY = {"executionTimeout": 5_000, "ttl": 10_000}
@@ -83,7 +88,8 @@ def test_the_input_is_never_an_empty_object() -> None:
 
 
 def test_the_body_is_ascii_and_close_to_the_size_of_its_content() -> None:
-    envelope = CallEnvelope(code="c", args=b"\xff" * 30_000, python="3.11", method="größer")
+    args = random.Random(3).randbytes(30_000)
+    envelope = CallEnvelope(code="c", args=args, python="3.11", method="größer")
     body = envelope.encode([], POLICY)
     assert body.isascii()
     assert 40_000 <= len(body) <= 40_500
@@ -200,6 +206,48 @@ def test_bytes_survive_base64(content: bytes) -> None:
     text = encode_bytes(content)
     assert "\n" not in text
     assert decode_bytes(text, "it") == content
+
+
+@pytest.mark.parametrize("size", [4_096, 50_000, 262_144])
+def test_what_repeats_itself_is_compressed(size: int) -> None:
+    content = bytes(range(64)) * (size // 64)
+    text = encode_bytes(content)
+    assert len(text) < size / 10
+    assert decode_bytes(text, "it") == content
+
+
+@pytest.mark.parametrize(
+    "content", [b"abcd", b"abcd" * 10_000, random.Random(4).randbytes(6_000)], ids=["short", "same", "noise"]
+)
+@pytest.mark.parametrize("count", [1, 3, 4])
+def test_the_start_is_known_without_the_rest(content: bytes, count: int) -> None:
+    assert decode_start(encode_bytes(content), count) == content[:count]
+
+
+def test_a_start_of_something_else_is_an_error() -> None:
+    with pytest.raises(ValueError, match="header"):
+        decode_start("z:" + base64.b64encode(b"something else").decode(), 4)
+
+
+@pytest.mark.parametrize("size", [4_095, 262_145])
+def test_small_and_large_contents_are_not_compressed(size: int) -> None:
+    assert len(encode_bytes(bytes(size))) == encoded_size(size)
+
+
+def test_what_does_not_shrink_is_not_compressed() -> None:
+    content = random.Random(5).randbytes(100_000)
+    assert len(encode_bytes(content)) == encoded_size(len(content))
+    assert decode_bytes(encode_bytes(memoryview(content)), "it") == content
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [b"no zlib", zlib.compress(bytes(5_000))[:-3], zlib.compress(bytes(50_000_000))],
+    ids=["other", "cut", "bomb"],
+)
+def test_what_was_not_compressed_by_us_is_an_error_that_names_the_part(packed: bytes) -> None:
+    with pytest.raises(EnvelopeError, match="the part"):
+        decode_bytes("z:" + base64.b64encode(packed).decode(), "the part")
 
 
 @pytest.mark.parametrize("text", ["%%%%", "AAA", "AA=A", "AAAA\n", "äöü", "AA AA", "=", 5, None, bytearray(b"AAAA")])
