@@ -83,6 +83,7 @@ class _Flight:
         self.is_cancel_sent = False
         self.is_cancel_done = False
         self.posted_at: float | None = None  # while the request for it is open
+        self.asked_at: float | None = None  # whether a worker has begun it
 
     @property
     def is_posting(self) -> bool:
@@ -90,8 +91,12 @@ class _Flight:
         return self.posted_at is not None
 
     def may_be_running(self) -> bool:
-        """Return whether it is too soon to say that no worker has it."""
-        return self.posted_at is not None and time.monotonic() - self.posted_at < _CANCEL_WAIT_S
+        """Return whether it is too soon to say that no worker had it when this was asked first."""
+        now = time.monotonic()
+        if self.asked_at is None:
+            self.asked_at = now
+        # A request that began later means that the worker before gave the call back.
+        return self.posted_at is not None and self.posted_at <= self.asked_at and now - self.posted_at < _CANCEL_WAIT_S
 
     def give_up(self) -> None:
         """Wait no longer for a worker, as nobody wants the call any more; but hear what one has to say that has it."""
@@ -127,6 +132,10 @@ class BalancedLane(SingleLane):
         """As `Lane.delay`."""
         if self._handle is None:
             return "the endpoint is still being created"
+        others = len(self._flying) - 1
+        if self._readiness.reason is None and others > 0:
+            calls = "1 other call" if others == 1 else f"{others} other calls"
+            return f"its workers are busy with {calls}: allow more with workers=…"
         return self._readiness.reason
 
     async def has_begun(self, submission: Submission) -> bool | None:

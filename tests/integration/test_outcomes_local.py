@@ -33,6 +33,7 @@ DEADLINE_S = 60.0
 
 endpoint = Endpoint(name="outcomes", cpu="cpu5c-4-8", workers=(0, 2), scaler_type="REQUEST_COUNT", scaler_value=1)
 single = Endpoint(name="outcomes-single", cpu="cpu5c-4-8", workers=(0, 1))
+balanced = Endpoint(name="outcomes-balanced", cpu="cpu5c-4-8", workers=(0, 1), transport="load_balanced")
 
 
 @endpoint
@@ -99,6 +100,12 @@ def block_in_c(path: str) -> None:
     """Hold the interpreter in one piece of C code, amid which no signal handler of Python's runs."""
     note.undecorated(path)
     sum(itertools.repeat(1, 10**12))
+
+
+@balanced
+def nap_balanced(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
 
 
 @single
@@ -359,3 +366,15 @@ def test_a_call_that_waits_for_its_worker_too_long_is_told_why(faults: Faults) -
     assert "1 call that is with its workers: allow more with workers=" in str(error)
     busy.cancel()
     assert nap.with_options(queue_timeout=30)(0).result(DEADLINE_S) == 0
+
+
+def test_a_load_balanced_call_that_its_worker_gives_back_again_and_again_is_told_why(faults: Faults) -> None:
+    nap_balanced(0).result(DEADLINE_S)
+    busy = nap_balanced(30)
+    wait_for(lambda: busy.job_id)
+    error = nap_balanced.with_options(queue_timeout=1.5)(0).exception(DEADLINE_S)
+    assert isinstance(error, JobTimeout)
+    assert error.limit == "queue_timeout"
+    assert "busy with 1 other call: allow more with workers=" in str(error)
+    busy.cancel()
+    assert nap_balanced(0).result(DEADLINE_S) == 0
