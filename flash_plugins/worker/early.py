@@ -130,6 +130,10 @@ class SdkPost:
 
     async def _hold(self, opened: asyncio.Future[Any]) -> None:
         """Keep one session until the loop ends, which cancels this and so closes it."""
-        async with self._new_session() as session:
-            opened.set_result(session)
-            await asyncio.Event().wait()
+        try:
+            async with self._new_session() as session:
+                opened.set_result(session)
+                await asyncio.Event().wait()
+        except Exception as error:  # noqa: BLE001 - whatever somebody else's client raises: who waits is told
+            if not opened.done():
+                opened.set_exception(error)
