@@ -6,6 +6,8 @@ from __future__ import annotations
 import logging
 import mmap
 import os
+import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -20,7 +22,7 @@ import numpy as np
 import pytest
 from joblib import Parallel, delayed
 
-from flash_plugins import PayloadTooLarge, RemoteError, UnpicklableError, WorkerLost
+from flash_plugins import RemoteError, UnpicklableError, WorkerLost
 
 
 class QuotaError(Exception):
@@ -290,9 +292,31 @@ def test_a_batch_that_is_too_large_for_a_job_is_sent_in_parts() -> None:
     assert Parallel(n_jobs=2, backend="flash", batch_size=8)(delayed(np.max)(b) for b in blocks) == list(range(8))
 
 
-def test_one_argument_that_is_too_large_is_an_error() -> None:
-    with pytest.raises(PayloadTooLarge):
-        Parallel(n_jobs=2, backend="flash")(delayed(np.max)(np.zeros(5_000_000)) for _ in range(3))
+def test_one_argument_that_is_larger_than_any_job_arrives() -> None:
+    block = np.arange(5_000_000.0)  # 40 MB
+    assert Parallel(n_jobs=2, backend="flash")(delayed(np.max)(block) for _ in range(3)) == [4_999_999.0] * 3
+
+
+_TOO_LARGE = """
+import numpy as np, flash_joblib
+from joblib import Parallel, delayed
+from flash_plugins.errors import PayloadTooLarge
+
+try:
+    Parallel(n_jobs=2, backend="flash")(delayed(np.max)(np.zeros(5_000_000)) for _ in range(3))
+except PayloadTooLarge as error:
+    print(error)
+"""
+
+
+def test_without_a_store_one_argument_that_is_too_large_is_an_error() -> None:
+    environment = {**os.environ, "FLASH_PLATFORM": "local", "FLASH_PLUGINS_OBJECTS": "off"}
+    done = subprocess.run(
+        [sys.executable, "-c", _TOO_LARGE], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert "run_batch" in done.stdout
+    assert "large objects: 53.3 MB" in done.stdout
 
 
 def test_prints_logs_and_warnings_of_tasks_arrive(
