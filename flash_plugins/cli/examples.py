@@ -28,8 +28,8 @@ def curl_example(endpoint: Endpoint, made: ProvisionedEndpoint) -> str:
     if made.base_url is None:
         return _curl("POST", made.request_urls["runSync"], {"input": _job_input(endpoint) or api.EMPTY_INPUT})
     route = next(iter(endpoint.routes), None)
-    if route is None:
-        return _curl("GET", f"{made.base_url}/", None)
+    if route is None:  # calls of functions come from Python only; whether a worker answers, anybody can ask
+        return _curl("GET", made.request_urls.get("health", f"{made.base_url}/"), None)
     return _curl(route.method, f"{made.base_url}{route.path}", _route_body(route))
 
 

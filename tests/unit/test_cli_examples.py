@@ -95,6 +95,17 @@ def test_a_route_gets_its_fields_and_a_get_no_body() -> None:
     assert shlex.split(curl_example(reader, BALANCED))[:2] == ["curl", "http://h/lb/e1/health"]
 
 
+def test_functions_behind_a_load_balancer_are_asked_for_their_health() -> None:
+    quick = Endpoint(name="e", cpu="cpu5c-4-8", transport="load_balanced")
+
+    @quick
+    def f(x: int) -> None: ...
+
+    urls = {"base": "http://h/lb/e1", "health": "http://h/lb/e1/ping"}
+    made = ProvisionedEndpoint("e1", "e", urls, base_url="http://h/lb/e1")
+    assert shlex.split(curl_example(quick, made))[:2] == ["curl", "http://h/lb/e1/ping"]
+
+
 def test_a_model_is_the_body_itself() -> None:
     pydantic = require("pydantic")
     size = pydantic.create_model("Size", width=(int, ...))
