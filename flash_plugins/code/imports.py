@@ -6,6 +6,7 @@ from __future__ import annotations
 import dis
 import os
 import sys
+import time
 import types
 import weakref
 from collections.abc import Iterator
@@ -64,6 +65,11 @@ def stamp_of(path: str) -> Stamp:
 _of_file: dict[str, tuple[Stamp, tuple[Import, ...]]] = {}
 _of_code: weakref.WeakKeyDictionary[types.CodeType, tuple[Import, ...]] = weakref.WeakKeyDictionary()
 _of_main: tuple[str, Stamp, frozenset[str]] | None = None
+_of_main_at = 0.0  # when the file was last looked at
+
+#: Seconds for which the running script counts as unchanged. A look gives up the interpreter's lock, at each call of a
+#: function of the script: 0.2 ms where another thread is busy.
+_MAIN_LOOK_S = 1.0
 
 
 def imports_of_file(path: str) -> tuple[Import, ...]:
@@ -128,12 +134,15 @@ def _scan(code: types.CodeType) -> Iterator[Import]:
 
 def imports_of_main() -> frozenset[str]:
     """Local modules that the running script imports anywhere; empty in a notebook or without a file."""
-    global _of_main
+    global _of_main, _of_main_at
     namespace = vars(sys.modules["__main__"])
     file = namespace.get("__file__")
     if not isinstance(file, str) or not file.endswith(".py"):
         return frozenset()
-    stamp = stamp_of(file)
+    now = time.monotonic()
+    if _of_main is not None and _of_main[0] == file and now < _of_main_at + _MAIN_LOOK_S:
+        return _of_main[2]
+    stamp, _of_main_at = stamp_of(file), now
     if _of_main is None or _of_main[:2] != (file, stamp):
         package = namespace.get("__package__")
         names = (name for found in imports_of_file(file) for name in found.modules(package))
