@@ -132,6 +132,8 @@ class Call(Future[T], Coroutine[Any, Any, T], Generic[T]):
             self.set_running_or_notify_cancel()  # wakes `concurrent.futures.wait` too
             if (submission := self._submission) is not None:  # taken once: the loop may let go of it meanwhile
                 submission.cancel()
+            else:
+                self._let_go()  # no lane has it, and none will
         return True
 
     def running(self) -> bool:
@@ -268,9 +270,7 @@ class Call(Future[T], Coroutine[Any, Any, T], Generic[T]):
     def _settle(self, outcome: Outcome | BaseException) -> None:
         """Give the call its outcome, unless it was cancelled meanwhile. What it was sent with is let go."""
         self._submission = None
-        held, self._held = self._held, None
-        if held is not None:
-            held.release()
+        self._let_go()
         if self.done():
             if isinstance(outcome, Outcome):
                 self._drop_objects(outcome.result)
@@ -290,6 +290,12 @@ class Call(Future[T], Coroutine[Any, Any, T], Generic[T]):
                 self.set_result(cast(T, None))  # `result` is ours: it unpickles
         except InvalidStateError:  # cancelled in this moment
             self._outcome = None
+
+    def _let_go(self) -> None:
+        """Let go of the objects that it was sent with, or would have been."""
+        held, self._held = self._held, None
+        if held is not None:
+            held.release()
 
     def _restart(self) -> bool:
         """Get ready for another attempt; False if what the last one brought was seen. Loop thread."""

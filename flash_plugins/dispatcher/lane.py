@@ -271,9 +271,11 @@ class Lane(ABC):
     def drop(self, submission: Submission) -> None:
         """Cancel a call wherever it is."""
         if self.session.pauses.drop(submission) or self.session.uploads.drop(submission):
+            submission.call._let_go()
             self._tell(submission, CallStage.CANCELLED)
         elif not submission.is_sent:
             if self._queue.discard(submission):
+                submission.call._let_go()
                 self._tell(submission, CallStage.CANCELLED)
         elif submission in self._flying:
             self.session.loop.spawn(self._send_cancel(submission))

@@ -256,6 +256,7 @@ class StreamCall(Call[list[T]], Generic[T]):
                 another run.
         """
         if self.done() or (self._streamed is not None and self._streamed.ended):
+            self._drop_objects(outcome.chunk)
             return  # nobody wants it; or a run that had reached its end was repeated
         with self._changed:
             if self._is_another_run(outcome):

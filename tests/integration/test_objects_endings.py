@@ -83,6 +83,18 @@ def test_what_a_cancelled_call_was_sent_is_let_go() -> None:
     eventually(lambda: len(unheld() - before) == 1, "the array is still held")
 
 
+def test_what_a_call_would_have_been_sent_with_is_let_go() -> None:
+    total(np.zeros(20_000)).result(DEADLINE_S)
+    before = unheld()
+    running = sleep(np.zeros(20_000), 60)
+    eventually(running.running, "the call did not begin")
+    waiting = [total(np.full(50_000, float(number))) for number in range(10)]
+    for call in waiting:
+        call.cancel()
+    eventually(lambda: len(unheld() - before) == 10, "arrays of calls that were never sent are still held")
+    running.cancel()
+
+
 def test_more_than_fits_goes_through_a_full_store(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLASH_PLUGINS_OBJECTS_MAX_BYTES", "20000000")
     arrays = (np.full(250_000, float(number)) for number in range(60))
