@@ -394,7 +394,13 @@ class Endpoint(EndpointAttributes):
             self._pinned_targets = len(targets)
 
     def _submit(
-        self, envelope: CallEnvelope, *, function_name: str, is_generator: bool, options: CallOptions
+        self,
+        envelope: CallEnvelope,
+        *,
+        function_name: str,
+        is_generator: bool,
+        options: CallOptions,
+        args: bytes = b"",
     ) -> Call[Any]:
         self._check_callable()
         if options.worker is not None and not self.is_load_balanced:
@@ -409,6 +415,7 @@ class Endpoint(EndpointAttributes):
             streams=self._streams,
             is_generator=is_generator,
             options=options,
+            args=args,
         )
 
 

@@ -246,6 +246,10 @@ class Mappable(Generic[T]):
         """Make one call."""
         raise NotImplementedError
 
+    def _repeated(self) -> Callable[..., Call[Any]]:
+        """Return what makes many calls, one after another."""
+        return self
+
     def map(
         self,
         *iterables: Iterable[Any],
@@ -255,7 +259,8 @@ class Mappable(Generic[T]):
     ) -> MapIterator[T]:
         """Call the function for each item, as the built-in `map` does, and iterate the results.
 
-        Calls begin at once; inputs are taken lazily, never more than `window` ahead of what was consumed, so
+        The function is taken as it is at the first call, with all that it refers to; arguments as they are when they
+        are taken. Calls begin at once; inputs are taken lazily, never more than `window` ahead of what was consumed, so
         they may be endless. Leaving the iteration early cancels what is queued and running.
 
         Args:
@@ -267,7 +272,7 @@ class Mappable(Generic[T]):
         Raises:
             ConfigError: An option has no such value, or there is no iterable.
         """
-        return MapIterator(self, iterables, order=order, return_exceptions=return_exceptions, window=window)
+        return MapIterator(self._repeated(), iterables, order=order, return_exceptions=return_exceptions, window=window)
 
 
 class _Arrivals:

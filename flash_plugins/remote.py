@@ -10,7 +10,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
 
 from . import code, process
@@ -43,6 +43,11 @@ __all__ = [
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+#: Most bytes of code that calls of a map share, and of arguments with which they do: together far from any limit.
+_SHARED_MAX_BYTES = 4_000_000
+_PLAIN_MAX_BYTES = 64_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +92,7 @@ class _Shipped:
         config: EndpointConfig | None = None,
         method: str | None = None,
         instance: _Blob | None = None,
+        shipped: _Blob | None = None,
     ) -> CallEnvelope:
         """Return the call with these arguments, which are pickled now: later changes of them do not travel.
 
@@ -96,6 +102,7 @@ class _Shipped:
             config: The endpoint, whose store takes the large parts; None for that of the platform.
             method: Of an instance, its name.
             instance: Of a call of a method, the arguments of the constructor.
+            shipped: The function as it was for a call before; None to take it as it is now.
 
         Raises:
             UnpicklableError: The function or an argument cannot be pickled.
@@ -110,7 +117,7 @@ class _Shipped:
         except UnpicklableError as error:
             sink.abandon()
             raise _of_one_argument(self._target, method, arguments, where) or error from error.__cause__
-        shipped = self._blob(config)
+        shipped = shipped or self._blob(config)
         carried = [shipped] if instance is None else [shipped, instance]
         held = sink.lease(*(blob.lease for blob in carried))
         blobs: dict[str, bytes | memoryview] = {blob.digest: blob.pickled.data for blob in carried}
@@ -201,6 +208,75 @@ class _Optioned:
         return made
 
 
+class _Repeated:
+    """Makes many calls of one function, which is pickled for the first of them. One thread.
+
+    Calls with plain arguments, and with the same of everything else, share one envelope.
+
+    Args:
+        endpoint: Whose function.
+        shipped: The function or class.
+        function_name: For messages.
+        method: Its method that is called, None for a function.
+        instance: The constructor arguments, of a method.
+        is_generator: Whether its calls yield values.
+        options: Of each call.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        shipped: _Shipped,
+        *,
+        function_name: str,
+        options: CallOptions,
+        method: str | None = None,
+        instance: _Blob | None = None,
+        is_generator: bool = False,
+    ) -> None:
+        self._endpoint = endpoint
+        self._shipped = shipped
+        self._function_name = function_name
+        self._options = options
+        self._method = method
+        self._instance = instance
+        self._is_generator = is_generator
+        self._blob: _Blob | None = None
+        self._shared: CallEnvelope | None = None
+        self._plain_max_bytes = min(process.object_sink(endpoint.config).threshold_bytes, _PLAIN_MAX_BYTES)
+
+    def __call__(self, /, *args: Any) -> Call[Any]:
+        """Make a call; raises as `RemoteFunction.__call__`."""
+        arguments: tuple[Any, ...] = (args, {})
+        plain = code.plain_dumps(arguments, self._plain_max_bytes)
+        envelope = self._shared
+        if plain is None or envelope is None:
+            plain, envelope = b"", self._envelope(arguments, is_plain=plain is not None)
+        return self._endpoint._submit(
+            envelope,
+            function_name=self._function_name,
+            is_generator=self._is_generator,
+            options=self._options,
+            args=plain,
+        )
+
+    def _envelope(self, arguments: tuple[Any, ...], *, is_plain: bool) -> CallEnvelope:
+        self._blob = self._blob or self._shipped._blob(self._endpoint.config)
+        with starting_others(self._endpoint):
+            envelope = self._shipped.envelope(
+                arguments,
+                config=self._endpoint.config,
+                carriage=self._endpoint._carriage,
+                method=self._method,
+                instance=self._instance,
+                shipped=self._blob,
+            )
+        has_room = sum(map(len, envelope.blobs.values())) < _SHARED_MAX_BYTES
+        if is_plain and has_room and envelope.held is not None and not envelope.held.refs:
+            self._shared = replace(envelope, args=b"", held=None)
+        return envelope
+
+
 class RemoteFunction(_Optioned, Mappable[T], Generic[P, T]):
     """A decorated function: calling it runs it on a worker of its endpoint and returns a `Call` at once.
 
@@ -235,6 +311,17 @@ class RemoteFunction(_Optioned, Mappable[T], Generic[P, T]):
             )
         return self.endpoint._submit(
             envelope, function_name=self._shipped._name, is_generator=self._streams, options=self._options
+        )
+
+    def _repeated(self) -> Callable[..., Call[Any]]:
+        if worker_endpoint() == self.endpoint.name:
+            return self
+        return _Repeated(
+            self.endpoint,
+            self._shipped,
+            function_name=self._shipped._name,
+            is_generator=self._streams,
+            options=self._options,
         )
 
     def local(self, /, *args: P.args, **kwargs: P.kwargs) -> Any:
@@ -366,6 +453,20 @@ class RemoteMethod(_Optioned, Mappable[Any]):
         return remote_class.endpoint._submit(
             envelope,
             function_name=f"{shipped._name}.{self._name}",
+            is_generator=self._is_generator,
+            options=self._options,
+        )
+
+    def _repeated(self) -> Callable[..., Call[Any]]:
+        remote_class = self._instance._remote_class
+        if worker_endpoint() == remote_class.endpoint.name:
+            return self
+        return _Repeated(
+            remote_class.endpoint,
+            remote_class._shipped,
+            function_name=f"{remote_class._shipped._name}.{self._name}",
+            method=self._name,
+            instance=self._instance._arguments,
             is_generator=self._is_generator,
             options=self._options,
         )

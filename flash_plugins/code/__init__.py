@@ -24,7 +24,7 @@ from flash_plugins.code.activation import activate_bundle, install_bundle
 from flash_plugins.code.bundle import SourceBundle, bundle_modules
 from flash_plugins.code.distributions import stated
 from flash_plugins.code.modules import is_local_module
-from flash_plugins.code.pickling import Pickled, dumps, gives_again, has_handles, loads
+from flash_plugins.code.pickling import Pickled, dumps, gives_again, has_handles, loads, plain_dumps
 
 __all__ = [
     "Pickled",
@@ -37,5 +37,6 @@ __all__ = [
     "install_bundle",
     "is_local_module",
     "loads",
+    "plain_dumps",
     "stated",
 ]

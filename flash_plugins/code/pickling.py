@@ -40,7 +40,17 @@ from flash_plugins.objects.codec import (
 from flash_plugins.objects.handles import ObjectRef, as_value, fetching
 from flash_plugins.objects.store import ObjectMissing, Ref
 
-__all__ = ["Pickled", "Pickler", "dumps", "gives_again", "has_handles", "is_class_by_value", "loads", "make_class_anew"]
+__all__ = [
+    "Pickled",
+    "Pickler",
+    "dumps",
+    "gives_again",
+    "has_handles",
+    "is_class_by_value",
+    "loads",
+    "make_class_anew",
+    "plain_dumps",
+]
 
 #: Version 5: large buffers without a copy. Every supported Python has it.
 _PROTOCOL = 5
@@ -125,6 +135,14 @@ def dumps(obj: object, *, what: str, before: Pickled | None = None, sink: Sink |
         pickler = Pickler(file)
         _dump(pickler, obj, what)
         return Pickled(file.getvalue(), frozenset(pickler.modules), frozenset(pickler.installed))
+
+
+def plain_dumps(obj: object, max_bytes: int) -> bytes | None:
+    """Return what `dumps` makes of a few plain values; None for anything else, and if it is not below `max_bytes`."""
+    if not _is_plain(obj):
+        return None
+    data = pickle.dumps(obj, _PROTOCOL)
+    return data if len(data) < max_bytes else None
 
 
 def _dump(pickler: Pickler, obj: object, what: str) -> None:

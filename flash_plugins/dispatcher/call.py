@@ -42,6 +42,12 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+#: States in which a call has its outcome, as `concurrent.futures` names them.
+_DONE = frozenset({"CANCELLED", "CANCELLED_AND_NOTIFIED", "FINISHED"})
+
+#: Held for a moment to make the condition of a call, or to end one that has none.
+_making = threading.Lock()
+
 #: Seconds of waiting after which it is worth a request to find out why there is no outcome.
 _PATIENT_S = 1.0
 
@@ -65,7 +71,13 @@ class Call(Future[T], Coroutine[Any, Any, T], Generic[T]):
     """
 
     def __init__(self, *, endpoint_name: str, function_name: str, number: int, payload_bytes: int = 0) -> None:
-        super().__init__()
+        # What `Future` begins with, but for the condition: that takes longer than all else, and few calls need one.
+        self._made_condition: threading.Condition | None = None
+        self._state = "PENDING"
+        self._result = None
+        self._exception = None
+        self._waiters = []
+        self._done_callbacks: list[Any] = []
         self.endpoint_name = endpoint_name
         self.function_name = function_name
         self.number = number
@@ -83,10 +95,49 @@ class Call(Future[T], Coroutine[Any, Any, T], Generic[T]):
         self._outcome: Outcome | None = None  # as it arrived, until somebody asks for the value
         self._decoded: tuple[bool, Any] | None = None
         self._run_callback: Callable[[Callable[[], object]], object] = _at_once  # a session has a thread for them
+        self._release: Callable[[str], object] | None = None  # the name of its endpoint, once it is done
         self._held: Lease | None = None  # the objects that it was sent with
         self._objects: Callable[[], ObjectSpace] | None = None  # where those of its result are
         self._result_lease: Lease | None = None  # those of its result, until it is decoded
         self._streamed: Outcome | None = None  # on an endpoint that streams: the result, or the end of the values
+
+    @property
+    def _condition(self) -> threading.Condition:  # type: ignore[override]  # an attribute of `Future`
+        """What those who wait need, made for the first of them."""
+        if (made := self._made_condition) is None:
+            with _making:
+                if (made := self._made_condition) is None:
+                    made = self._made_condition = threading.Condition()
+        return made
+
+    def done(self) -> bool:
+        """Return whether the call has its outcome, or was cancelled."""
+        return self._state in _DONE
+
+    def cancelled(self) -> bool:
+        """Return whether the call was cancelled."""
+        return self._state in ("CANCELLED", "CANCELLED_AND_NOTIFIED")
+
+    def set_result(self, result: Any) -> None:
+        """As `Future.set_result`; nobody is woken where nobody waits."""
+        with _making:
+            is_alone = self._made_condition is None and self._state == "PENDING"
+            if is_alone:
+                self._result, self._state = result, "FINISHED"
+        if not is_alone:
+            super().set_result(result)
+        self._let_go()
+
+    def set_exception(self, exception: BaseException | None) -> None:
+        """As `Future.set_exception`."""
+        super().set_exception(exception)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Let the endpoint's name go: the call is done."""
+        release, self._release = self._release, None
+        if release is not None:
+            release(self.endpoint_name)
 
     def __repr__(self) -> str:
         job = f" job {self.job_id}" if self.job_id else ""
@@ -129,6 +180,7 @@ class Call(Future[T], Coroutine[Any, Any, T], Generic[T]):
         if not super().cancel():
             return False
         if self._cancelled_once.acquire(blocking=False):
+            self._let_go()
             self.set_running_or_notify_cancel()  # wakes `concurrent.futures.wait` too
             if (submission := self._submission) is not None:  # taken once: the loop may let go of it meanwhile
                 submission.cancel()
@@ -232,6 +284,8 @@ class Call(Future[T], Coroutine[Any, Any, T], Generic[T]):
             )
 
     def _wait(self, timeout: float | None) -> None:
+        if self._state == "FINISHED":
+            return
         self._check_process()
         try:
             super().exception(timeout)
@@ -259,7 +313,7 @@ class Call(Future[T], Coroutine[Any, Any, T], Generic[T]):
         """Return (True, value) or (False, exception), made once; what arrived is kept until that has succeeded."""
         with self._decoding:
             if self._decoded is None:
-                error = super().exception()
+                error = self._exception
                 if error is None and self._outcome is not None:
                     self._decoded = self._decode_outcome(self._outcome)
                 else:
@@ -395,6 +449,15 @@ class Call(Future[T], Coroutine[Any, Any, T], Generic[T]):
         if self.done():
             return "done"
         return "sent to the platform" if self.running() else "waiting here to be sent"
+
+
+def _start_anew() -> None:
+    """In a forked child whoever held the lock does not exist."""
+    global _making
+    _making = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_start_anew)
 
 
 def _at_once(action: Callable[[], object]) -> None:

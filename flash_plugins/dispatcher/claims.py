@@ -26,7 +26,7 @@ class _Claim:
     streams: bool
     function_name: str | None  # whose call came last
     calls: int = 0  # that are not done
-    given: EndpointConfig | None = None  # what `config` was made of
+    given: EndpointConfig | None = None  # what `config` was made of: asking again need not compare anything
 
 
 class Claims:
@@ -47,17 +47,19 @@ class Claims:
         name = str(config.name)
         with self._lock:
             claim = self._claims.get(name)
+            if claim is not None and claim.given is config and claim.streams >= streams:
+                claim.function_name = function_name or claim.function_name
+                claim.calls += is_call
+                return
             if claim is None:
                 claim = self._claims[name] = _Claim(config, streams, function_name)
-            is_same = config is claim.given  # which it is for most calls, and comparing takes time of each
-            differences = [] if is_same else config.differences(claim.config)
+            differences = config.differences(claim.config)
             if claim.calls:
                 _refuse_two(claim, name, differences, streams=streams, function_name=function_name)
             if differences:
                 logger.info("endpoint %r takes the place of an earlier one: %s", name, "; ".join(differences))
                 claim.streams = streams
-            if not is_same:
-                claim.given, claim.config = config, config.with_packages(claim.config.packages)
+            claim.given, claim.config = config, config.with_packages(claim.config.packages)
             claim.streams = claim.streams or streams
             claim.function_name = function_name or claim.function_name
             claim.calls += is_call

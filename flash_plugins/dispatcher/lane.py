@@ -213,15 +213,21 @@ class Lane(ABC):
         for submission in self._flying:
             self.session.loop.spawn(self._send_cancel(submission))  # which ends the question that is held for it
 
-    def enqueue(self, submission: Submission) -> None:
-        """Take a new call."""
-        self._tell(submission, CallStage.QUEUED)
-        if submission.deadlines is not None:
-            submission.deadlines.start()
-        self.requeue(submission)
+    def enqueue(self, submissions: Iterable[Submission]) -> None:
+        """Take new calls."""
+        for submission in submissions:
+            self._tell(submission, CallStage.QUEUED)
+            if submission.deadlines is not None:
+                submission.deadlines.start()
+            self._admit(submission)
+        self._pump()
 
     def requeue(self, submission: Submission) -> None:
         """Take a call that another lane had and did not send, or that is tried again."""
+        self._admit(submission)
+        self._pump()
+
+    def _admit(self, submission: Submission) -> None:
         submission.lane = self
         submission.is_resting = False
         if submission.deadlines is not None:
@@ -229,7 +235,6 @@ class Lane(ABC):
         if self.session.uploads.wait(submission):
             return
         self._queue.add(submission)
-        self._pump()
 
     def lost_reason(self) -> str | None:
         """Return why the platform of this lane is gone, None while it lives or cannot tell."""
@@ -336,7 +341,10 @@ class Lane(ABC):
     async def _envelope_of(self, submission: Submission) -> CallEnvelope:
         """Return what to send of a call: only the platform that takes it knows where its objects go."""
         await self._provisioned()
-        return addressed(submission.envelope, submission.call, self.session, self.config)
+        envelope = submission.envelope
+        if envelope.args is not submission.args:  # it is that of many calls
+            envelope = replace(envelope, args=submission.args)
+        return addressed(envelope, submission.call, self.session, self.config)
 
     async def _ensured(self) -> EndpointHandle:
         """Have the endpoint made or brought up to date; what can safely be tried again was."""
@@ -456,8 +464,11 @@ class Lane(ABC):
             if submission.is_concluded:
                 return
             submission.is_concluded = True
+        hooks = self.session.hooks
+        if not hooks.observes_calls:
+            return
         call = submission.call
-        self.session.hooks.call_event(
+        hooks.call_event(
             CallEvent(
                 stage if not (submission.is_cancelled and stage.is_final) else CallStage.CANCELLED,
                 endpoint=call.endpoint_name,

@@ -10,6 +10,7 @@ import logging
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import replace
@@ -90,6 +91,9 @@ class Session:
         self._replaced: list[Lane] = []  # of endpoints that were redefined, until their last job is over
         self._claims = Claims()
         self._numbers = itertools.count(1)
+        self._arrived: deque[tuple[Call[Any], CallEnvelope, CallOptions, bytes]] = deque()
+        self._is_accepting = False
+        self._keys: dict[str, tuple[EndpointConfig, bool, tuple[object, ...]]] = {}  # of lanes, by name
         self._lock = threading.Lock()
         self._choosing = threading.Lock()
         self._platform: Platform | None = None
@@ -201,6 +205,7 @@ class Session:
         streams: bool,
         is_generator: bool,
         options: CallOptions = NO_OPTIONS,
+        args: bytes = b"",
     ) -> Call[Any]:
         """Take a call; never blocks on the network.
 
@@ -211,6 +216,7 @@ class Session:
             streams: Whether the endpoint's workers stream.
             is_generator: Whether this call yields values rather than returning one.
             options: How often it is tried, and how long it may take.
+            args: Pickled arguments, where `envelope` is that of many calls and has none.
 
         Raises:
             PlatformUnavailable: The process is ending.
@@ -230,21 +236,30 @@ class Session:
             endpoint_name=name,
             function_name=function_name,
             number=next(self._numbers),
-            payload_bytes=len(envelope.args) + (0 if envelope.held is None else envelope.held.new_bytes),
+            payload_bytes=len(args or envelope.args) + (0 if envelope.held is None else envelope.held.new_bytes),
         )
         call._held, call._objects = envelope.held, lambda: self.objects.open(self.objects_url(config))
         call._run_callback = self.delivery.post
-        Future.add_done_callback(call, lambda _: self._claims.release(name))
+        call._release = self._claims.release
+        self._arrived.append((call, envelope, options, args))
+        if not self._is_accepting:  # else they are taken together with those before them
+            self._is_accepting = True
+            self.loop.post(self._accept)
+        return call
 
-        def accept() -> None:
-            lane = self._lane(name)
-            submission = Submission(lane, call, envelope, options)
+    def _accept(self) -> None:
+        """Give the calls that were made to their lanes. Loop thread."""
+        self._is_accepting = False  # first: what arrives from here on is posted again
+        by_lane: dict[Lane, list[Submission]] = {}
+        while self._arrived:
+            call, envelope, options, args = self._arrived.popleft()
+            lane = self._lane(call.endpoint_name)
+            submission = Submission(lane, call, envelope, options, args)
             call._submission = submission
             if not call.done():  # cancelled between the lines
-                lane.enqueue(submission)
-
-        self.loop.post(accept)
-        return call
+                by_lane.setdefault(lane, []).append(submission)
+        for lane, submissions in by_lane.items():
+            lane.enqueue(submissions)
 
     def perform(self, work: Callable[[], Awaitable[T]]) -> Future[T]:
         """Run a coroutine on the loop and return its outcome to be; cancelling that cancels the coroutine. Any thread.
@@ -457,7 +472,12 @@ class Session:
     def _lane(self, name: str) -> Lane:
         """Return the lane of what a name stands for now. Loop thread."""
         config, streams = self._claims.current(name)
-        key = (name, config.version, streams)
+        known = self._keys.get(name)
+        if known is not None and known[0] is config and known[1] is streams:
+            key = known[2]  # finding out what a config is costs 50 µs
+        else:
+            key = (name, config.version, streams)
+            self._keys[name] = (config, streams, key)
         if key not in self._lanes:
             self._replaced = [lane for lane in self._replaced if lane.submissions]
             for other in [other for other in self._lanes if other[0] == name]:
