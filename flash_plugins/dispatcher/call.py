@@ -101,14 +101,16 @@ class Call(Future[T], Coroutine[Any, Any, T], Generic[T]):
         self._result_lease: Lease | None = None  # those of its result, until it is decoded
         self._streamed: Outcome | None = None  # on an endpoint that streams: the result, or the end of the values
 
-    @property
-    def _condition(self) -> threading.Condition:  # type: ignore[override]  # an attribute of `Future`
-        """What those who wait need, made for the first of them."""
-        if (made := self._made_condition) is None:
-            with _making:
-                if (made := self._made_condition) is None:
-                    made = self._made_condition = threading.Condition()
-        return made
+    if not TYPE_CHECKING:  # to type checkers it is the attribute that `Future` has
+
+        @property
+        def _condition(self) -> threading.Condition:
+            """What those who wait need, made for the first of them."""
+            if (made := self._made_condition) is None:
+                with _making:
+                    if (made := self._made_condition) is None:
+                        made = self._made_condition = threading.Condition()
+            return made
 
     def done(self) -> bool:
         """Return whether the call has its outcome, or was cancelled."""
