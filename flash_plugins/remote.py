@@ -272,7 +272,7 @@ class _Repeated:
                 shipped=self._blob,
             )
         has_room = sum(map(len, envelope.blobs.values())) < _SHARED_MAX_BYTES
-        if is_plain and has_room and envelope.held is not None and not envelope.held.refs:
+        if is_plain and has_room and (envelope.held is None or not envelope.held.refs):
             self._shared = replace(envelope, args=b"", held=None)
         return envelope
 
