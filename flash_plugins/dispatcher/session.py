@@ -10,7 +10,6 @@ import logging
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import replace
@@ -25,6 +24,7 @@ from ..payload import CallEnvelope
 from ..platforms import api
 from ..platforms.packages import installation_env, worker_packages
 from ..settings import ObjectSettings, Settings
+from .arrivals import Arrivals
 from .balanced_lane import BalancedLane
 from .call import Call
 from .claims import Claims
@@ -91,8 +91,7 @@ class Session:
         self._replaced: list[Lane] = []  # of endpoints that were redefined, until their last job is over
         self._claims = Claims()
         self._numbers = itertools.count(1)
-        self._arrived: deque[tuple[Call[Any], CallEnvelope, CallOptions, bytes]] = deque()
-        self._is_accepting = False
+        self._arrivals = Arrivals(self.loop, self._lane)
         self._keys: dict[str, tuple[EndpointConfig, bool, tuple[object, ...]]] = {}  # of lanes, by name
         self._lock = threading.Lock()
         self._choosing = threading.Lock()
@@ -241,25 +240,8 @@ class Session:
         call._held, call._objects = envelope.held, lambda: self.objects.open(self.objects_url(config))
         call._run_callback = self.delivery.post
         call._release = self._claims.release
-        self._arrived.append((call, envelope, options, args))
-        if not self._is_accepting:  # else they are taken together with those before them
-            self._is_accepting = True
-            self.loop.post(self._accept)
+        self._arrivals.add(call, envelope, options, args)
         return call
-
-    def _accept(self) -> None:
-        """Give the calls that were made to their lanes. Loop thread."""
-        self._is_accepting = False  # first: what arrives from here on is posted again
-        by_lane: dict[Lane, list[Submission]] = {}
-        while self._arrived:
-            call, envelope, options, args = self._arrived.popleft()
-            lane = self._lane(call.endpoint_name)
-            submission = Submission(lane, call, envelope, options, args)
-            call._submission = submission
-            if not call.done():  # cancelled between the lines
-                by_lane.setdefault(lane, []).append(submission)
-        for lane, submissions in by_lane.items():
-            lane.enqueue(submissions)
 
     def perform(self, work: Callable[[], Awaitable[T]]) -> Future[T]:
         """Run a coroutine on the loop and return its outcome to be; cancelling that cancels the coroutine. Any thread.

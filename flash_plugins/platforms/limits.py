@@ -15,14 +15,23 @@ __all__ = ["Limiter"]
 #: under 1: clocks differ, and so do the ways of two requests.
 _STEADY_PART = 0.8
 _BURST_PART = 0.1
+#: The same for requests that are rare: Ctrl-C cancels some dozen jobs, which should end at once.
+_RARE_PARTS = (0.4, 0.5)
 
 
 class Limiter:
-    """Lets requests through no faster than a limit allows: `async with limiter:` around each. One event loop."""
+    """Lets requests through no faster than a limit allows: `async with limiter:` around each. One event loop.
 
-    def __init__(self, limit: RateLimit) -> None:
-        burst = max(1.0, limit.requests * _BURST_PART)
-        self._interval_s = limit.per_s / (limit.requests * _STEADY_PART)
+    Args:
+        limit: The limit.
+        is_rare: Whether such requests come all at once and then not for long, as cancels do: then half of the limit may
+            go at once, and the rest more slowly.
+    """
+
+    def __init__(self, limit: RateLimit, *, is_rare: bool = False) -> None:
+        steady_part, burst_part = _RARE_PARTS if is_rare else (_STEADY_PART, _BURST_PART)
+        burst = max(1.0, limit.requests * burst_part)
+        self._interval_s = limit.per_s / (limit.requests * steady_part)
         self._burst_s = (burst - 1) * self._interval_s
         self._open = asyncio.Semaphore(limit.at_once)
         self._booked_until = 0.0  # when the requests so far would be through, one interval apart

@@ -259,5 +259,5 @@ class RunpodClient:
             return contextlib.nullcontext()
         key = (handle.id, operation)
         if key not in self._limiters:
-            self._limiters[key] = Limiter(limit)
+            self._limiters[key] = Limiter(limit, is_rare=operation == "cancel")
         return self._limiters[key]
