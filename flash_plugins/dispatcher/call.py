@@ -128,14 +128,14 @@ class Call(Future[T], Coroutine[Any, Any, T], Generic[T]):
                 self._result, self._state = result, "FINISHED"
         if not is_alone:
             super().set_result(result)
-        self._let_go()
+        self._give_back_name()
 
     def set_exception(self, exception: BaseException | None) -> None:
         """As `Future.set_exception`."""
         super().set_exception(exception)
-        self._let_go()
+        self._give_back_name()
 
-    def _let_go(self) -> None:
+    def _give_back_name(self) -> None:
         """Let the endpoint's name go: the call is done."""
         release, self._release = self._release, None
         if release is not None:
@@ -182,7 +182,7 @@ class Call(Future[T], Coroutine[Any, Any, T], Generic[T]):
         if not super().cancel():
             return False
         if self._cancelled_once.acquire(blocking=False):
-            self._let_go()
+            self._give_back_name()
             self.set_running_or_notify_cancel()  # wakes `concurrent.futures.wait` too
             if (submission := self._submission) is not None:  # taken once: the loop may let go of it meanwhile
                 submission.cancel()
