@@ -68,6 +68,8 @@ _CANCEL_WAIT_S = 1.3
 #: Tries to get a call to a platform that cannot be reached, and the pause between them, seconds.
 _MAX_TRANSPORT_ERRORS = 5
 _TRANSPORT_PAUSE_S = 0.5
+#: Seconds between two looks at whether the platform is still there; a call that meets its end looks, too.
+_LOOK_EVERY_S = 0.25
 #: Pause after the platform said that it has no worker, seconds, and how long it may say so.
 _NO_WORKER_PAUSE_S = 0.5
 _NO_WORKER_MAX_S = api.WORKER_INSTALL_TIMEOUT_S
@@ -116,6 +118,7 @@ class BalancedLane(SingleLane):
         self._carried = Carried()
         self._readiness = Readiness()
         self._flights: dict[Submission, _Flight] = {}
+        self._seen_at = 0.0  # when the platform was there
 
     def _has_room(self) -> bool:
         return len(self._flying) < self._room.size
@@ -236,8 +239,7 @@ class BalancedLane(SingleLane):
                 await self._ready(submission, handle)
             if submission.is_cancelled:
                 raise JobCancelled(f"{call!r} was cancelled before a worker took it")
-            if (reason := self.lost_reason()) is not None:
-                raise PlatformGone(reason)
+            self._check_platform()
             response = await self._posted(submission, flight, handle, body, trouble)
             if response is None:
                 continue
@@ -267,6 +269,13 @@ class BalancedLane(SingleLane):
                     raise unknown(call, refusal(self.session.client, response))
                 case _:
                     raise refusal(self.session.client, response)
+
+    def _check_platform(self) -> None:
+        """Raise PlatformGone if the platform is gone. Looking reads a file, so it is done a few times a second."""
+        if (now := time.monotonic()) - self._seen_at > _LOOK_EVERY_S:
+            if (reason := self.lost_reason()) is not None:
+                raise PlatformGone(reason)
+            self._seen_at = now
 
     async def _ready(self, submission: Submission, handle: EndpointHandle) -> None:
         """Return once there is a worker, or has been one lately."""
