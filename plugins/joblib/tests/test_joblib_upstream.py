@@ -45,7 +45,18 @@ VERSIONS = ("", "1.4.0", "1.5.3")
 
 #: What such an environment holds beside joblib, in the versions of this one: what we need, NumPy, and the runner.
 PACKAGES = (
-    *("pluggy", "cloudpickle", "httpx", "httpx-aiohttp", "runpod", "starlette", "uvicorn", "httptools", "uvloop"),
+    *(
+        "pluggy",
+        "cloudpickle",
+        "xxhash",
+        "httpx",
+        "httpx-aiohttp",
+        "runpod",
+        "starlette",
+        "uvicorn",
+        "httptools",
+        "uvloop",
+    ),
     *("numpy", "threadpoolctl", "pytest", "pytest-timeout"),
 )
 
