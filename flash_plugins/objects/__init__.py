@@ -12,6 +12,17 @@ users hold of it.
 from .codec import Fetch, Sink, refs_of
 from .digest import digest_of
 from .handles import ObjectRef
-from .store import ObjectEntry, ObjectMissing, ObjectStore, Ref
+from .store import ContentChanged, ObjectEntry, ObjectMissing, ObjectStore, Ref
 
-__all__ = ["Fetch", "ObjectEntry", "ObjectMissing", "ObjectRef", "ObjectStore", "Ref", "Sink", "digest_of", "refs_of"]
+__all__ = [
+    "ContentChanged",
+    "Fetch",
+    "ObjectEntry",
+    "ObjectMissing",
+    "ObjectRef",
+    "ObjectStore",
+    "Ref",
+    "Sink",
+    "digest_of",
+    "refs_of",
+]

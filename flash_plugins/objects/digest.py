@@ -9,7 +9,7 @@ from typing import Any
 
 import xxhash
 
-__all__ = ["DIGEST", "digest_of", "digest_of_view"]
+__all__ = ["DIGEST", "Hashing", "digest_of", "digest_of_view"]
 
 #: What a name looks like.
 DIGEST = re.compile(r"[0-9a-f]{32}")
@@ -21,6 +21,21 @@ _fixed: dict[int, tuple[weakref.ref[Any], int, str]] = {}
 def digest_of(content: bytes | bytearray | memoryview) -> str:
     """Return the name of a content: its XXH3 hash of 128 bits, 32 hex digits. 100 MB take 4 ms."""
     return xxhash.xxh3_128_hexdigest(content)
+
+
+class Hashing:
+    """The name of a content that comes in pieces."""
+
+    def __init__(self) -> None:
+        self._hash = xxhash.xxh3_128()
+
+    def update(self, piece: bytes) -> None:
+        """Take the next piece."""
+        self._hash.update(piece)
+
+    def digest(self) -> str:
+        """Return the name of all that came, as `digest_of` does."""
+        return self._hash.hexdigest()
 
 
 def digest_of_view(view: memoryview) -> str:

@@ -26,10 +26,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 from ..errors import EnvelopeError, StoreError
-from .digest import DIGEST, digest_of
+from .digest import DIGEST, Hashing, digest_of
 from .holds import OwnFolder, remove_abandoned
 from .mapped import private_view
-from .store import ObjectEntry, ObjectMissing, Ref
+from .store import ContentChanged, ObjectEntry, ObjectMissing, Ref
 
 __all__ = ["SCHEME", "DirectoryStore"]
 
@@ -52,8 +52,9 @@ _RESULT_AGE_S = 3_600.0
 _INCOMING_AGE_S = 3_600.0
 #: Contents up to this size are compared with their digest whenever they are read: 64 kB take 5 µs.
 _CHECKED_BYTES = 512 * 1024
-#: Most bytes of one write(2).
+#: Most bytes of one write(2) of what nobody can change, and of a copy of what somebody may.
 _WRITE_BYTES = 1 << 30
+_COPY_BYTES = 256 * 1024
 #: What file systems answer that have no hard links.
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EXDEV, errno.ENOSYS})
 
@@ -179,6 +180,7 @@ class DirectoryStore:
         """Hold an object, stored now if it is not there; returns whether it had to be.
 
         Raises:
+            ContentChanged: Its content was changed meanwhile.
             StoreError: It cannot be stored.
         """
         with self._lock:
@@ -216,6 +218,7 @@ class DirectoryStore:
         """Store an object and keep it until somebody takes it by the name of its keeper, or did not come for long.
 
         Raises:
+            ContentChanged: Its content was changed meanwhile.
             StoreError: It cannot be stored.
         """
         left = self._left_place(ref, keeper)
@@ -380,9 +383,7 @@ class DirectoryStore:
         descriptor, temporary = tempfile.mkstemp(dir=self._incoming)
         try:
             try:
-                view = memoryview(content).cast("B")
-                while view:
-                    view = view[os.write(descriptor, view[:_WRITE_BYTES]) :]
+                _write_out(descriptor, ref, memoryview(content).cast("B"))
             finally:
                 os.close(descriptor)
             try:
@@ -423,3 +424,22 @@ class DirectoryStore:
         if self._written >= self._limit() * _WRITTEN_PART:
             self._written = 0
             self.evict()
+
+
+def _write_out(descriptor: int, ref: Ref, content: memoryview) -> None:
+    """Write a content. Of one that another thread may write to, what arrives in the file is what is hashed."""
+    if type(content.obj) is bytes:
+        _write_all(descriptor, content)
+        return
+    written = Hashing()
+    for at in range(0, len(content), _COPY_BYTES):
+        copy = bytes(content[at : at + _COPY_BYTES])
+        written.update(copy)
+        _write_all(descriptor, memoryview(copy))
+    if written.digest() != ref.digest:
+        raise ContentChanged(f"a content of {ref.size} bytes was changed while it was stored")
+
+
+def _write_all(descriptor: int, view: memoryview) -> None:
+    while view:
+        view = view[os.write(descriptor, view[:_WRITE_BYTES]) :]

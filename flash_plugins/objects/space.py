@@ -17,18 +17,21 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from functools import partial
+from typing import TypeVar
 
 from .codec import DEFAULT_THRESHOLD_BYTES, Fetch, keeper_of, refs_of
 from .digest import digest_of_view
 from .directory import DirectoryStore
 from .holds import OwnFolder
 from .parallel import side_by_side
-from .store import ObjectMissing, ObjectStore, Ref
+from .store import ContentChanged, ObjectMissing, ObjectStore, Ref
 from .uploading import UploadThreads
 
 __all__ = ["DEFAULT_THRESHOLD_BYTES", "CallSink", "Lease", "ObjectSpace", "ResultSink"]
 
 logger = logging.getLogger(__name__)
+
+_Stored = TypeVar("_Stored")
 
 #: Uploads at once.
 _UPLOADS = 4
@@ -70,8 +73,7 @@ class ObjectSpace:
             StoreError: It cannot be stored.
         """
         self._let_go()
-        ref = Ref(digest_of_view(content), content.nbytes)
-        is_new = self.cache.keep(ref, content)
+        ref, is_new = _named(content, self.cache.keep)
         if self.remote is not None:
             self._upload(ref)
         return ref, is_new
@@ -227,6 +229,17 @@ class ObjectSpace:
             self.cache.release(self._given_up.popleft())
 
 
+def _named(content: memoryview, store: Callable[[Ref, memoryview], _Stored]) -> tuple[Ref, _Stored]:
+    """Store a content by its name; of one that another thread changes meanwhile, what it was at one moment."""
+    ref = Ref(digest_of_view(content), content.nbytes)
+    try:
+        return ref, store(ref, content)
+    except ContentChanged:
+        copy = memoryview(bytes(content))
+        ref = Ref(digest_of_view(copy), copy.nbytes)
+        return ref, store(ref, copy)
+
+
 def _went_well(upload: Future[None]) -> bool:
     return upload.done() and not upload.cancelled() and upload.exception() is None
 
@@ -359,11 +372,12 @@ class ResultSink:
 
     def store(self, content: memoryview) -> Ref:
         """As `codec.Sink.store`."""
+        remote, cache = self._space.remote, self._space.cache
+        if remote is None:
+            return _named(content, lambda ref, content: cache.leave(ref, content, self.keeper))[0]
         ref = Ref(digest_of_view(content), content.nbytes)
-        if self._space.remote is None:
-            self._space.cache.leave(ref, content, self.keeper)
-        elif not self._space.remote.has(ref):
-            self._space.remote.put(ref, content)
+        if not remote.has(ref):
+            remote.put(ref, content)
         return ref
 
     def again(self, ref: Ref, fetch: Fetch | None) -> None:

@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 
 from ..errors import PayloadError
 
-__all__ = ["ObjectEntry", "ObjectMissing", "ObjectStore", "Ref"]
+__all__ = ["ContentChanged", "ObjectEntry", "ObjectMissing", "ObjectStore", "Ref"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,10 @@ class ObjectMissing(PayloadError, LookupError):
     def __init__(self, message: str, refs: tuple[Ref, ...] = ()) -> None:
         super().__init__(message)
         self.refs = refs
+
+
+class ContentChanged(PayloadError):
+    """Somebody wrote to a content while it was stored: what would be there is not what its name says."""
 
 
 @runtime_checkable
