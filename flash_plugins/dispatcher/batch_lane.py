@@ -134,6 +134,7 @@ class BatchLane(Lane):
                 slots=self._slots,
                 overhead_s=self._overhead.seconds,
                 is_capped=not self.session.is_limited,
+                idle=self._slots - len(self._flights),
             )
         expected_s = estimate.expected_s(count)
         is_idle = len(self._flights) < self._slots

@@ -55,7 +55,7 @@ class Estimate:
         """Note that a call has not ended after so long."""
         self.call_s = max(self.call_s or 0.0, seconds)
 
-    def size(self, *, waiting: int, slots: int, overhead_s: float, is_capped: bool = True) -> int:
+    def size(self, *, waiting: int, slots: int, overhead_s: float, is_capped: bool = True, idle: int = 1) -> int:
         """Return the number of calls for the next job, at least 1.
 
         Args:
@@ -63,6 +63,7 @@ class Estimate:
             slots: Calls that the workers run at once: each should get a share of what waits.
             overhead_s: What a job costs beside its calls.
             is_capped: Whether the platform gives a worker no more jobs than it runs at once.
+            idle: Slots without a job: none of them may stay so while several calls go to another.
         """
         if self.call_s is None or self.call_s >= LONG_S:
             return 1
@@ -74,7 +75,7 @@ class Estimate:
         )
         shares = slots * (_SHARES if is_capped else _UNCAPPED_SHARES)
         share = max(waiting / shares, _ENOUGH * overhead_s / self.call_s)
-        return max(1, int(min(most, share, waiting)))
+        return max(1, int(min(most, share, -(-waiting // max(idle, 1)))))
 
     def expected_s(self, calls: int) -> float | None:
         """Return how long a worker will need for so many calls, None while nothing is known."""

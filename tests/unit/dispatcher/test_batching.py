@@ -51,6 +51,14 @@ def test_jobs_do_not_shrink_below_what_their_way_costs() -> None:
     assert known(0.001).size(waiting=1_000, slots=10, overhead_s=0.16) == 320
 
 
+def test_no_worker_stays_idle_while_another_gets_several_calls() -> None:
+    short = known(1e-5)  # whatever earlier calls took: these may take longer
+    assert short.size(waiting=4, slots=4, overhead_s=0.1, idle=4) == 1
+    assert short.size(waiting=5, slots=4, overhead_s=0.1, idle=4) == 2
+    assert short.size(waiting=5, slots=4, overhead_s=0.1, idle=1) == 5
+    assert short.size(waiting=5, slots=4, overhead_s=0.1, idle=-2) == 5
+
+
 def test_few_calls_tell_little_about_many() -> None:
     estimate, sizes = known(1e-5, calls=1), []
     for _ in range(4):
