@@ -89,10 +89,7 @@ class DirectoryStore:
         self._max_bytes = max_bytes
         self._max_age_s = max_age_s
         self._written = 0
-        root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for folder in (self._objects, self._results, self._incoming):
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(folder, 0o700)
+        self._make_folders()
 
     @property
     def url(self) -> str:
@@ -207,10 +204,14 @@ class DirectoryStore:
                     os.unlink(os.path.join(self._holds.path, ref.digest))
 
     def restore(self, ref: Ref) -> bool:
-        """Put an object back that somebody removed although this process holds it; returns whether it is there now."""
+        """Put an object back that somebody removed, or all of the folder, although this process holds it.
+
+        Returns whether it is there now.
+        """
         held = self._held_place(ref)
         if held is not None:
             with contextlib.suppress(OSError):
+                self._make_folders()
                 os.link(held, self._place(ref))
         return self.has(ref)
 
@@ -290,6 +291,12 @@ class DirectoryStore:
         with self._lock:
             if not self._held:
                 self._holds.remove()
+
+    def _make_folders(self) -> None:
+        self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for folder in (self._objects, self._results, self._incoming):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(folder, 0o700)
 
     def _evict(self, limit: int) -> int:
         found = sorted(self._stored(), key=lambda one: one[1].st_mtime)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -276,3 +277,17 @@ def test_a_full_disk_makes_room_first(store: DirectoryStore, monkeypatch: pytest
     with pytest.raises(StoreError, match=r"cannot be stored in .*No space left.*make room"):
         stored(store, content_of(3))
     assert not list((store.root / "incoming").iterdir())
+
+
+@pytest.mark.parametrize("size", [1000, 3 * MB], ids=["read", "mapped"])
+def test_a_folder_that_somebody_removed_is_made_again_for_what_is_held(tmp_path: Path, size: int) -> None:
+    store, content = DirectoryStore(tmp_path / "store", holds_in=tmp_path), content_of(1, size)
+    ref = ref_of(content)
+    store.keep(ref, content)
+    shutil.rmtree(store.root)
+    assert store.restore(ref)
+    other = DirectoryStore(tmp_path / "store")
+    assert other.get(ref) == content
+    other.leave(ref_of(content_of(2)), content_of(2), 7)  # results go there, too
+    store.release(ref)
+    store.close()
