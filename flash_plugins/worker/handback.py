@@ -17,11 +17,14 @@ class HandBack:
 
     Attributes:
         after_s: Seconds that a call runs after which what waits behind it goes back.
+        batch_s: Seconds after which a batch gives back what it has not begun: callers aim at one second, so its calls
+            take longer than those that they learned from.
         waiting_max: Most jobs that wait here for a slot, further ones go back as they come; None where the platform
             hands out no more than runs, and no whole job goes back.
     """
 
     after_s: float = 2.0
+    batch_s: float = 3.0
     waiting_max: int | None = None
 
     @classmethod

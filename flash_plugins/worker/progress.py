@@ -79,12 +79,16 @@ class Progress:
         """Return for how many seconds that call has run, 0 if there is none."""
         return 0.0 if self.running is None or self._since is None else time.monotonic() - self._since
 
+    def has_run_s(self) -> float:
+        """Return for how many seconds the batch has run, 0 before its first call."""
+        return 0.0 if self._began_at is None else time.monotonic() - self._began_at
+
     def left_s(self) -> float:
         """Return in how many seconds the batch will end if its calls go on as they have; none knows that better."""
         done = len(self.entries)
         if self.running is None or self._began_at is None:
             return 0.0
-        each_s = (time.monotonic() - self._began_at) / max(done, 1)
+        each_s = self.has_run_s() / max(done, 1)
         return max(each_s * (self._end - done) - self.running_for_s(), self.running_for_s())
 
     def look(self) -> None:

@@ -48,6 +48,8 @@ _SENDING_S = 1.0
 _OVER_LIMIT = "ran longer than its limit"
 #: Seconds between looks at what has come of a batch.
 _LOOK_S = 0.1
+#: A batch that ends within so many seconds gives nothing back.
+_SOON_S = 1.0
 #: Seconds to wait for the last frames of a runner that has ended, in case somebody else holds its socket open.
 _LAST_FRAMES_S = 0.5
 
@@ -191,13 +193,20 @@ class RunnerProcess:
             if running is None:
                 continue
             for_s = progress.running_for_s()
-            if for_s > self._hand_back.after_s and not progress.returned and running + 1 < progress.count:
+            if not progress.returned and running + 1 < progress.count and self._takes_long(progress):
                 progress.stop()
             if progress.limit_s is not None and for_s > progress.limit_s and not progress.is_limited:
                 progress.limit()
                 if progress.is_limited:
                     self._spawn(self._insist(job, _has_passed(job, progress, running), _OVER_LIMIT))
             early.send_what_is_due()
+
+    def _takes_long(self, progress: Progress) -> bool:
+        """Return whether what a batch has not begun should go back."""
+        rules = self._hand_back
+        if progress.running_for_s() > rules.after_s:
+            return True
+        return progress.has_run_s() > rules.batch_s and progress.left_s() > _SOON_S
 
     @property
     def is_held_up(self) -> bool:

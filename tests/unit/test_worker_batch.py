@@ -314,6 +314,26 @@ def test_what_waits_behind_a_long_call_is_given_back(
     assert early == [0]
 
 
+def test_a_batch_of_calls_that_take_longer_than_expected_gives_the_rest_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nap(index: int) -> int:
+        time.sleep(0.5)
+        return index
+
+    async def scenario() -> Outcome:
+        hand_back = HandBack(after_s=60, batch_s=0.6)
+        async with runner_process(tmp_path, monkeypatch, hand_back=hand_back) as runner:
+            return outcome_of(await runner.call("job-1", batch_of(nap, [(index,) for index in range(40)])))
+
+    outcome = run(scenario())
+    ran = set(values_of(outcome))
+    assert ran == set(range(len(ran)))
+    assert len(ran) >= 2
+    assert set(outcome.returned) == set(range(40)) - ran
+    assert outcome.returned
+
+
 def test_results_are_sent_while_a_call_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = batch_of(slow_at, [(tmp_path, 3, index) for index in range(5)])
     chunks: list[Outcome] = []
