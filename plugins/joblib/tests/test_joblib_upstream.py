@@ -33,7 +33,6 @@ NOT_OURS = {
     "outer_backend=loky": "loky's children never imported flash_joblib",
     "test_backend_nesting_level[name context=<class 'joblib.parallel.parallel_backend'> inner_backend=BACKEND "
     "outer_backend=loky": "loky's children never imported flash_joblib",
-    "test_no_blas_crash_or_freeze_with_subprocesses": "16 MB of arguments a task, over the limit of one job",
 }
 
 #: An item that is expected to fail by joblib's authors, and does, is as good as one that passes.
