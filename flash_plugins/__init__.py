@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from .references import get, put
     from .remote import RemoteClass, RemoteFunction, RemoteGenerator, RemoteInstance, RemoteMethod
     from .resources import NetworkVolume, PodTemplate
+    from .work import Work
 
 __version__ = "0.1.0"
 
@@ -129,6 +130,7 @@ _HOMES = {
     "references": ("get", "put"),
     "resources": ("NetworkVolume", "PodTemplate"),
     "remote": ("RemoteClass", "RemoteFunction", "RemoteGenerator", "RemoteInstance", "RemoteMethod"),
+    "work": ("Work",),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -195,6 +197,7 @@ __all__ = [
     "UnknownParameterError",
     "UnpicklableError",
     "WaitTimeout",
+    "Work",
     "WorkerLost",
     "WorkerStartFailed",
     "__version__",

@@ -19,6 +19,7 @@ from typing import Any, Generic, Literal, TypeVar, get_args
 from .dispatcher import Call
 from .dispatcher.threads import wake
 from .errors import ConfigError, FlashPluginsError, PayloadError
+from .work import Work, part
 
 __all__ = ["MapIterator", "Mappable", "Order"]
 
@@ -56,6 +57,7 @@ class MapIterator(Generic[T]):
         order: Order,
         return_exceptions: bool,
         window: int | None,
+        label: str = "map",
     ) -> None:
         if order not in get_args(Order):
             raise ConfigError(f"map(order={order!r}): give one of {', '.join(get_args(Order))}")
@@ -64,6 +66,8 @@ class MapIterator(Generic[T]):
         columns = tuple(iterables)
         if not columns:
             raise ConfigError("map() needs at least one iterable of arguments, as the built-in map does")
+        self._work = Work(label, total=_least_length(columns))
+        self._part: tuple[Work | None, int] = (self._work, 1)
         self._inputs = zip(*columns, strict=False)
         self._function = function
         self._is_ordered = order == "input"
@@ -128,6 +132,7 @@ class MapIterator(Generic[T]):
     def close(self) -> None:
         """Cancel what is queued and running; the iteration is over."""
         self._is_exhausted = True
+        self._work.complete()
         self._input_error = None
         pending, self._pending = self._pending, set()
         self._in_order.clear()
@@ -179,10 +184,13 @@ class MapIterator(Generic[T]):
             arguments = next(self._inputs)
         except StopIteration:
             self._is_exhausted = True
+            self._work.complete()
             return
         except Exception as error:  # noqa: BLE001 - the user's own inputs; results of those before come first
             self._is_exhausted, self._input_error = True, error
+            self._work.complete()
             return
+        token = part.set(self._part)
         try:
             call = self._function(*arguments)
         except Exception as error:  # noqa: BLE001 - pickling runs the user's classes
@@ -193,6 +201,8 @@ class MapIterator(Generic[T]):
                 return
             call = Call(endpoint_name="", function_name="", number=0)
             call._settle(error)  # takes its place among the results
+        finally:
+            part.reset(token)
         self._pending.add(call)
         self._pending_bytes += call.payload_bytes
         if self._is_ordered:
@@ -250,6 +260,10 @@ class Mappable(Generic[T]):
         """Return what makes many calls, one after another."""
         return self
 
+    def _label(self) -> str:
+        """Return the name of what is called, for progress displays."""
+        return str(getattr(self, "__name__", type(self).__name__))
+
     def map(
         self,
         *iterables: Iterable[Any],
@@ -272,7 +286,22 @@ class Mappable(Generic[T]):
         Raises:
             ConfigError: An option has no such value, or there is no iterable.
         """
-        return MapIterator(self._repeated(), iterables, order=order, return_exceptions=return_exceptions, window=window)
+        return MapIterator(
+            self._repeated(),
+            iterables,
+            order=order,
+            return_exceptions=return_exceptions,
+            window=window,
+            label=self._label(),
+        )
+
+
+def _least_length(iterables: Iterable[Iterable[Any]]) -> int | None:
+    """Return how many items the shortest has, as far as all of them tell."""
+    try:
+        return min(len(iterable) for iterable in iterables)  # type: ignore[arg-type]
+    except TypeError:
+        return None
 
 
 class _Arrivals:

@@ -457,6 +457,9 @@ class RemoteMethod(_Optioned, Mappable[Any]):
             options=self._options,
         )
 
+    def _label(self) -> str:
+        return f"{self._instance._remote_class._class.__name__}.{self._name}"
+
     def _repeated(self) -> Callable[..., Call[Any]]:
         remote_class = self._instance._remote_class
         if worker_endpoint() == remote_class.endpoint.name:

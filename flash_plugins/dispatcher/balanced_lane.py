@@ -172,6 +172,7 @@ class BalancedLane(SingleLane):
             call.job_id = None
             call._begin_job()
             submission.is_running = False
+            self._tell_returned(submission)
             try:
                 outcome = await self._flown(submission, flight, self._body(submission, flight, envelope, blobs))
             finally:
@@ -220,6 +221,7 @@ class BalancedLane(SingleLane):
                 return self._ended(submission, answer)
             if not submission.is_running:
                 submission.is_running = True
+                self._tell_started(submission)
                 if submission.deadlines is not None:
                     submission.deadlines.begun()
             call.job_id, call.worker_id = flight.id, flight.worker

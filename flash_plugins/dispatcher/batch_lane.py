@@ -28,6 +28,7 @@ from ..payload import CallEnvelope, Outcome
 from ..replay import replay
 from .backlog import FunctionKey
 from .batching import MAX_ARGUMENT_BYTES, Estimate, Overhead, jobs_at_once
+from .begun import Begun
 from .flight import Flight
 from .lane import Lane, Submission
 from .window import Window
@@ -65,6 +66,9 @@ class BatchLane(Lane):
         self._estimates: dict[FunctionKey, Estimate] = {}
         self._overhead = Overhead()
         self._slots = slots_of(config)
+        self._begun = Begun(
+            self._tell_started, idle_timeout_s=config.idle_timeout, calls_per_worker=config.max_concurrency
+        )
 
     @abstractmethod
     async def _fly(self, flight: Flight) -> None:
@@ -144,6 +148,7 @@ class BatchLane(Lane):
         flight = Flight(submissions, estimate.expected_s(len(submissions)), is_ahead=is_idle)
         self._flights.add(flight)
         self._begin(submissions, self._flown(flight), flight)
+        self._begun.sent(flight, self._flights)
         return True
 
     async def _envelope_for(self, flight: Flight) -> CallEnvelope:
@@ -164,6 +169,10 @@ class BatchLane(Lane):
                 raise
             logger.info("%r failed by one of its calls; they go on in smaller jobs: %s", flight, error)
             self._divide(flight)
+        else:
+            self._flights.discard(flight)
+            if flight.returned < len(flight.submissions):
+                self._begun.ended(flight, self._flights)
         finally:
             self._flights.discard(flight)
 
@@ -234,6 +243,7 @@ class BatchLane(Lane):
         back = [flight.open.pop(place) for place in sorted(set(places)) if place in flight.open]
         if not back:
             return
+        flight.returned += len(back)
         if flight.open:  # one of them still runs, or the results were too large for one answer
             self._estimate_of(back[0]).note_running(HANDED_BACK_AFTER_S)
         for submission in back:

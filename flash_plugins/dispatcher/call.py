@@ -34,6 +34,7 @@ from .threads import wake
 
 if TYPE_CHECKING:
     from ..objects.space import Lease, ObjectSpace
+    from ..work import Work
     from .lane import Submission
 
 __all__ = ["Call"]
@@ -68,7 +69,12 @@ class Call(Future[T], Coroutine[Any, Any, T], Generic[T]):
         execution_s: Seconds of the worker's own compute time, None until done.
         payload_bytes: Size of its pickled arguments.
         attempts: How many there were so far, from 1; job and worker are those of the last one.
+        work: What it is part of, None for a call on its own.
+        tasks: How many tasks of the user's it carries.
     """
+
+    work: Work | None = None
+    tasks = 1
 
     def __init__(self, *, endpoint_name: str, function_name: str, number: int, payload_bytes: int = 0) -> None:
         # What `Future` begins with, but for the condition: that takes longer than all else, and few calls need one.

@@ -29,8 +29,10 @@ class Flight:
         open: Those that have no outcome yet, by place; one that is handed back leaves it too.
         job_id: The platform's id, None until known.
         is_asking: Whether the platform may have a job whose id is not known here yet.
-        is_running: Whether a worker has the job, as far as known.
+        is_running: Whether a worker has the job, as the platform says.
+        has_begun: Whether a worker has it, as far as can be told without asking: see `begun`.
         busy_s: What the worker took for the calls of a batch that have an outcome, seconds.
+        returned: How many of its calls a worker handed back without having begun them.
         told_records: How much of what the worker printed outside the calls was shown.
     """
 
@@ -44,7 +46,9 @@ class Flight:
     is_cancel_sent: bool = False
     is_cancel_done: bool = False
     is_running: bool = False
+    has_begun: bool = False
     busy_s: float = 0.0
+    returned: int = 0
     told_records: int = 0
 
     def __post_init__(self) -> None:

@@ -85,6 +85,7 @@ class Submission:
     is_sent: bool = False
     is_cancelled: bool = False
     is_told_sent: bool = False
+    is_told_started: bool = False
     is_running: bool = False
     flight: Flight | None = None
     returns: int = 0
@@ -122,6 +123,7 @@ class Submission:
 
     def begin_attempt(self, failure: BaseException) -> None:
         """Forget the attempt that failed. Loop thread."""
+        self.lane._tell_returned(self)
         self.last_failure, self.verdict = failure, None
         self.is_resting = True
         self.is_sent = self.is_running = False
@@ -388,6 +390,7 @@ class Lane(ABC):
 
     def _take_down(self, submission: Submission) -> None:
         """Note that a call flies no more and has no outcome."""
+        self._tell_returned(submission)
         submission.is_sent = submission.is_running = False
         submission.flight = None
         self._flying.discard(submission)
@@ -459,6 +462,18 @@ class Lane(ABC):
             return JobCancelled(f"the program ended before the call did ({type(error).__name__}: {error})")
         return internal(error)
 
+    def _tell_started(self, submission: Submission) -> None:
+        """Tell, once, that a worker has begun a call, as far as known."""
+        if not submission.is_told_started and not submission.is_concluded:
+            submission.is_told_started = True
+            self._tell(submission, CallStage.STARTED)
+
+    def _tell_returned(self, submission: Submission) -> None:
+        """Tell that no worker has a call any more of which that was told."""
+        if submission.is_told_started and not submission.is_concluded:
+            submission.is_told_started = False
+            self._tell(submission, CallStage.RETURNED)
+
     def _tell(self, submission: Submission, stage: CallStage) -> None:
         if stage.is_final:
             if submission.is_concluded:
@@ -477,6 +492,8 @@ class Lane(ABC):
                 job_id=call.job_id,
                 worker_id=call.worker_id,
                 seconds=call.execution_s,
+                tasks=call.tasks,
+                work=call.work,
             )
         )
 

@@ -242,6 +242,9 @@ class QueueLane(BatchLane):
             submission.is_running = is_running
             if is_running and submission.deadlines is not None:
                 submission.deadlines.begun()
+            if not is_running:
+                self._tell_returned(submission)
+        self._begun.said(flight, is_running)
 
     def _learnt_held(self, took_s: float) -> bool:
         """Return whether the platform held a request that brought no news."""

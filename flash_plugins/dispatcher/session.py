@@ -24,6 +24,7 @@ from ..payload import CallEnvelope
 from ..platforms import api
 from ..platforms.packages import installation_env, worker_packages
 from ..settings import ObjectSettings, Settings
+from ..work import part
 from .arrivals import Arrivals
 from .balanced_lane import BalancedLane
 from .call import Call
@@ -240,6 +241,8 @@ class Session:
         call._held, call._objects = envelope.held, lambda: self.objects.open(self.objects_url(config))
         call._run_callback = self.delivery.post
         call._release = self._claims.release
+        if (work := part.get())[0] is not None:
+            call.work, call.tasks = work
         self._arrivals.add(call, envelope, options, args)
         return call
 

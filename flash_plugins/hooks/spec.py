@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..objects.store import ObjectStore
     from ..platforms.base import Platform
     from ..settings import Settings
+    from ..work import Work
 
 __all__ = ["PROJECT", "CallEvent", "CallStage", "hookimpl", "hookspec"]
 
@@ -37,6 +38,8 @@ class CallStage(StrEnum):
 
     QUEUED = "queued"  # accepted here, not sent yet
     SENT = "sent"  # on its way to the platform
+    STARTED = "started"  # a worker has begun it, as far as known
+    RETURNED = "returned"  # a worker that had begun it gave it back, or was lost, and it waits again
     DONE = "done"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -59,6 +62,8 @@ class CallEvent:
         job_id: The platform's id, once known.
         worker_id: The worker that ran it, once done.
         seconds: The worker's own compute time, once done.
+        tasks: How many tasks of the user's it carries: a batch of joblib's has several.
+        work: What it is part of, with a label and a total; None for a call on its own.
     """
 
     stage: CallStage
@@ -68,6 +73,8 @@ class CallEvent:
     job_id: str | None = None
     worker_id: str | None = None
     seconds: float | None = None
+    tasks: int = 1
+    work: Work | None = None
 
 
 @hookspec(firstresult=True)
@@ -121,6 +128,7 @@ def flash_notice(text: str, endpoint: str | None) -> None:
 def flash_call_event(event: CallEvent) -> None:
     """Be told that a call moved on. Observer.
 
-    Called in the caller's process, from the dispatcher's thread, two to three times per call: keep it
-    under a few microseconds and hand longer work to a thread of your own.
+    Called in the caller's process, from the dispatcher's thread, two to four times per call: keep it
+    under a few microseconds and hand longer work to a thread of your own. The end of a call is told before whoever
+    waits for it is woken.
     """

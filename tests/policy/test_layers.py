@@ -34,6 +34,7 @@ LAYERS: list[set[str]] = [
         "replay",
         "routes",
         "images",
+        "work",
     },
     {"hooks"},
     {"platforms"},
