@@ -133,7 +133,25 @@ class PayloadError(FlashPluginsError):
 
 
 class UnpicklableError(PayloadError, TypeError, PicklingError):
-    """An argument, function or result cannot be pickled; the message has the path to the culprit."""
+    """An argument, function or result cannot be pickled; the message has the path to the culprit.
+
+    Attributes:
+        path: The way to the culprit, step by step, such as `("[0]", ".lock")`; empty if it is the whole, or not known.
+        problem: What the culprit is, why that cannot be pickled, and the remedy; empty if nothing is known.
+    """
+
+    def __init__(self, message: str, *, path: tuple[str, ...] = (), problem: str = "") -> None:
+        super().__init__(message)
+        self.path = path
+        self.problem = problem
+
+    @staticmethod
+    def joined(path: tuple[str, ...]) -> str:
+        """Return a path, or the rest of one, in one piece, as messages have it."""
+        text = ""
+        for label in path:
+            text += f" ->{label}" if text and label.startswith(" ") else label
+        return text.lstrip()
 
 
 class PayloadTooLarge(PayloadError, ValueError):

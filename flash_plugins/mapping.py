@@ -67,7 +67,7 @@ class MapIterator(Generic[T]):
         if not columns:
             raise ConfigError("map() needs at least one iterable of arguments, as the built-in map does")
         self._work = Work(label, total=_least_length(columns))
-        self._part: tuple[Work | None, int] = (self._work, 1)
+        self._part: tuple[Work | None, int, object] = (self._work, 1, None)
         self._inputs = zip(*columns, strict=False)
         self._function = function
         self._is_ordered = order == "input"

@@ -22,6 +22,7 @@ from .objects.space import Lease
 from .options import NO_OPTIONS, CallOptions, OptionParameters
 from .payload import CallEnvelope, Carriage
 from .settings import worker_endpoint
+from .work import part
 
 if TYPE_CHECKING:
     from typing import Self
@@ -111,6 +112,8 @@ class _Shipped:
             PlatformUnavailable: There is a large argument, and the platform does not start.
         """
         where = f"{self._name}()" if method is None else f"{self._name}.{method}()"
+        if (name := part.get()[2]) is not None:
+            where = str(name)
         sink = process.object_sink(config)
         try:
             packed = code.dumps(arguments, what=f"the arguments of {where}", sink=sink)

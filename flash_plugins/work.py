@@ -41,13 +41,15 @@ class Work:
         return f"<Work {self.number} {self.label!r} total={self.total}{' complete' if self.is_complete else ''}>"
 
     @contextmanager
-    def calls(self, *, tasks: int = 1) -> Iterator[None]:
+    def calls(self, *, tasks: int = 1, name: object = None) -> Iterator[None]:
         """Make the calls that this thread, or this coroutine, makes within the context part of this work.
 
         Args:
             tasks: How many tasks each of them carries.
+            name: What errors and other messages call them, by its `str`, which is taken when it is needed; None for the
+                number and the function of a call.
         """
-        token = part.set((self, tasks))
+        token = part.set((self, tasks, name))
         try:
             yield
         finally:
@@ -58,5 +60,5 @@ class Work:
         self.is_complete = True
 
 
-#: The work that calls are part of which are made here, and how many tasks each of them carries.
-part: ContextVar[tuple[Work | None, int]] = ContextVar("flash_plugins_part", default=(None, 1))
+#: The work that calls are part of which are made here, how many tasks each of them carries, and its name in messages.
+part: ContextVar[tuple[Work | None, int, object]] = ContextVar("flash_plugins_part", default=(None, 1, None))

@@ -13,7 +13,9 @@ from typing import Any
 
 from cloudpickle import cloudpickle as _cloudpickle
 
-__all__ = ["explain"]
+from flash_plugins.errors import UnpicklableError
+
+__all__ = ["explained"]
 
 #: Seconds after which the search stops; the message then names the deepest part found so far.
 _SEARCH_LIMIT_S = 2.0
@@ -44,20 +46,21 @@ _REMEDIES = (
 )
 
 
-def explain(obj: object, what: str, error: Exception) -> str:
-    """The text of the error: what failed, where in it, and the likely remedy."""
+def explained(obj: object, what: str, error: Exception) -> UnpicklableError:
+    """Return the error: what failed, where in it, and the likely remedy."""
     if isinstance(error, RecursionError) or "recursion" in str(error):
-        return f"{what} cannot be pickled: it is nested too deeply; pass it in smaller pieces"
+        problem = "is nested too deeply; pass it in smaller pieces"
+        return UnpicklableError(f"{what} cannot be pickled: it {problem}", problem=problem)
     search = _Search(time.monotonic() + _SEARCH_LIMIT_S)
-    found = search.descend(obj, error, "")
-    path, culprit, reason = found.path.lstrip(), found.culprit, found.reason
+    found = search.descend(obj, error, ())
+    culprit, reason = found.culprit, found.reason
     type_name = type(culprit).__qualname__
     if type(culprit).__module__ not in ("builtins", "__main__"):
         type_name = f"{type(culprit).__module__}.{type_name}"
     article = "an" if type_name[0] in "aeiouAEIOU" else "a"
-    subject = f"{path} is" if path else "it is"
-    remedy = _remedy(type_name, reason)
-    return f"{what} cannot be pickled: {subject} {article} {type_name} ({_one_line(reason)}); {remedy}"
+    problem = f"is {article} {type_name} ({_one_line(reason)}); {_remedy(type_name, reason)}"
+    where = UnpicklableError.joined(found.path) or "it"
+    return UnpicklableError(f"{what} cannot be pickled: {where} {problem}", path=found.path, problem=problem)
 
 
 def _remedy(type_name: str, reason: Exception) -> str:
@@ -76,7 +79,7 @@ def _one_line(error: Exception) -> str:
 
 @dataclass
 class _Found:
-    path: str
+    path: tuple[str, ...]
     culprit: object
     reason: Exception
     #: No part of it fails by itself, nor leads back to where the search came from.
@@ -92,7 +95,7 @@ class _Search:
     #: By id, also to keep them alive: ids must not be reused.
     seen: dict[int, object] = field(default_factory=dict)
 
-    def descend(self, obj: object, error: Exception, path: str, depth: int = 0) -> _Found:
+    def descend(self, obj: object, error: Exception, path: tuple[str, ...], depth: int = 0) -> _Found:
         self.seen[id(obj)] = obj
         candidate: _Found | None = None
         leads_back = False
@@ -106,8 +109,7 @@ class _Search:
             failure = _failure_of(part)
             if failure is None:
                 continue
-            joint = " ->" if path and label.startswith(" ") else ""
-            found = self.descend(part, failure, path + joint + label, depth + 1)
+            found = self.descend(part, failure, (*path, label), depth + 1)
             if found.is_certain:
                 return found
             # A method that fails through its class, say: look for the part of the class that fails.

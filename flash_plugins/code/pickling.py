@@ -25,7 +25,7 @@ from cloudpickle import cloudpickle as _cloudpickle
 from flash_plugins.code.imports import imports_of_code, imports_of_main
 from flash_plugins.code.modules import ModuleKind, module_kind
 from flash_plugins.code.reducers import ALWAYS, BY_VALUE
-from flash_plugins.errors import ConfigError, EnvelopeError, PlatformError, UnpicklableError
+from flash_plugins.errors import ConfigError, EnvelopeError, PlatformError
 from flash_plugins.objects.codec import (
     DEFAULT_THRESHOLD_BYTES,
     PACKED,
@@ -151,9 +151,9 @@ def _dump(pickler: Pickler, obj: object, what: str) -> None:
     except (MemoryError, PlatformError, ConfigError, ObjectMissing):  # those of the store and of its platform
         raise
     except Exception as error:
-        from flash_plugins.code.culprit import explain
+        from flash_plugins.code.culprit import explained
 
-        raise UnpicklableError(explain(obj, what, error)) from error
+        raise explained(obj, what, error) from error
 
 
 class _Differs(Exception):

@@ -200,7 +200,7 @@ class BalancedLane(SingleLane):
             hold_s=_BEGIN_HOLD_S,
             limit_s=submission.options.run_timeout or (limit_ms / 1000 if limit_ms else None),
         )
-        check_size(len(body), api.BALANCED_BODY_MAX_BYTES, f"call of {call.function_name}()")
+        check_size(len(body), api.BALANCED_BODY_MAX_BYTES, f"call of {call.title}")
         return body
 
     async def _flown(self, submission: Submission, flight: _Flight, body: bytes) -> Outcome:

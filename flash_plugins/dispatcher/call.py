@@ -71,10 +71,12 @@ class Call(Future[T], Coroutine[Any, Any, T], Generic[T]):
         attempts: How many there were so far, from 1; job and worker are those of the last one.
         work: What it is part of, None for a call on its own.
         tasks: How many tasks of the user's it carries.
+        name: What messages call it, by its `str`; None for its number and function.
     """
 
     work: Work | None = None
     tasks = 1
+    name: object = None
 
     def __init__(self, *, endpoint_name: str, function_name: str, number: int, payload_bytes: int = 0) -> None:
         # What `Future` begins with, but for the condition: that takes longer than all else, and few calls need one.
@@ -149,7 +151,13 @@ class Call(Future[T], Coroutine[Any, Any, T], Generic[T]):
 
     def __repr__(self) -> str:
         job = f" job {self.job_id}" if self.job_id else ""
-        return f"<Call {self.number} of {self.function_name}() on {self.endpoint_name!r}{job}: {self._state_word()}>"
+        name = f"Call {self.number} of {self.function_name}()" if self.name is None else self.name
+        return f"<{name} on {self.endpoint_name!r}{job}: {self._state_word()}>"
+
+    @property
+    def title(self) -> str:
+        """What messages say was called: its name, or its function."""
+        return f"{self.function_name}()" if self.name is None else str(self.name)
 
     def result(self, timeout: float | None = None) -> T:
         """Wait for the outcome and return the value, or raise what the function raised.
@@ -390,7 +398,7 @@ class Call(Future[T], Coroutine[Any, Any, T], Generic[T]):
             return False, decode_exception(outcome.failure)
         if outcome.ended:
             return False, UnpicklableError(
-                f"{self.function_name}() returned a generator, which cannot travel; make it a generator function "
+                f"{self.title} returned a generator, which cannot travel; make it a generator function "
                 "itself (a `yield` in its own body) to stream, or return a list"
             )
         taken, self._result_lease = self._result_lease, None
@@ -429,7 +437,7 @@ class Call(Future[T], Coroutine[Any, Any, T], Generic[T]):
 
     def _not_unpickled(self, error: Exception, what: str) -> Exception:
         with contextlib.suppress(Exception):  # the user's class may refuse attributes
-            error.add_note(f"raised here while {what} of {self.function_name}() was unpickled")
+            error.add_note(f"raised here while {what} of {self.title} was unpickled")
         return error
 
     def _lost(self, what: str) -> ResultLost:
@@ -441,7 +449,8 @@ class Call(Future[T], Coroutine[Any, Any, T], Generic[T]):
 
     def _words(self) -> str:
         job = f" (job {self.job_id})" if self.job_id else ""
-        return f"call {self.number} of {self.function_name}() on endpoint {self.endpoint_name!r}{job}"
+        name = f"call {self.number} of {self.function_name}()" if self.name is None else self.name
+        return f"{name} on endpoint {self.endpoint_name!r}{job}"
 
     def _delay(self, waited_s: float | None) -> str:
         """Return why it waits, as part of a sentence; asked only for somebody who was patient."""

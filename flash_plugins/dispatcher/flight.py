@@ -60,7 +60,8 @@ class Flight:
             return repr(self.call)
         job = f" {self.job_id}" if self.job_id else ""
         call = self.call
-        return f"<job{job} with {len(self.submissions)} calls of {call.function_name}() on {call.endpoint_name!r}>"
+        which = f"of {call.title}" if call.name is None else f"({call.title}, and others)"
+        return f"<job{job} with {len(self.submissions)} calls {which} on {call.endpoint_name!r}>"
 
     @property
     def is_batch(self) -> bool:

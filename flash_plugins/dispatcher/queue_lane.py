@@ -99,7 +99,7 @@ class QueueLane(BatchLane):
             if flight.is_batch and len(body) > limit:
                 self._divide(flight)
                 return
-            check_size(len(body), limit, f"call of {flight.call.function_name}()")
+            check_size(len(body), limit, f"call of {flight.call.title}")
             self._carried.update(blobs)
             outcome = self._read(flight, await self._finished(flight, body))
             if not outcome.missing or outcome.returned:

@@ -242,7 +242,7 @@ class Session:
         call._run_callback = self.delivery.post
         call._release = self._claims.release
         if (work := part.get())[0] is not None:
-            call.work, call.tasks = work
+            call.work, call.tasks, call.name = work
         self._arrivals.add(call, envelope, options, args)
         return call
 

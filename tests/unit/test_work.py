@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -101,4 +102,22 @@ def test_what_happens_after_the_context_is_no_part_of_it() -> None:
         with Work("inner").calls(tasks=2):
             assert part.get()[1] == 2
         assert part.get() == outer
-    assert part.get() == (None, 1)
+    assert part.get() == (None, 1, None)
+
+
+def test_calls_have_the_name_that_they_are_given_in_every_message() -> None:
+    class Name:
+        def __str__(self) -> str:
+            return "page 3"
+
+    with Work("pages").calls(name=Name()):
+        call = double(1)
+        with pytest.raises(flash_plugins.UnpicklableError, match=r"^argument 'x' of page 3 cannot be pickled"):
+            double(threading.Lock())  # type: ignore[arg-type]
+    assert repr(call).startswith("<page 3 on 'unit-work'")
+    assert call.title == "page 3"
+    assert call.result(60) == 2
+    unnamed = double(2)
+    assert repr(unnamed).startswith(f"<Call {unnamed.number} of double() on 'unit-work'")
+    assert unnamed.title == "double()"
+    assert unnamed.result(60) == 4

@@ -145,7 +145,8 @@ class FlashBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc
         call.make_current()
         if (total := getattr(parallel, "n_tasks", None)) is not None:  # since joblib 1.5, for sized input
             call.remaining = total - parallel.n_dispatched_tasks
-        job = call.submit(func.items, callback)
+        end: int = parallel.n_dispatched_tasks  # these included
+        job = call.submit(func.items, callback, indexes=range(end - len(func.items), end))
         if parallel._aborting:  # since joblib last looked: `abort_everything` did not see this batch
             call.cancel()
         return job

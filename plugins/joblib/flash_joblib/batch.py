@@ -7,21 +7,22 @@ Nothing of joblib's own classes is in what travels, so caller and worker may hav
 from __future__ import annotations
 
 import io
+import logging
 import os
 import pickle
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import joblib
 
 from .threads import ThreadLimits, limit_threads
+from .words import Task, called
 
 __all__ = ["BatchReport", "Initializer", "Task", "TaskContext", "in_worker", "run_batch"]
 
-#: One task as joblib makes it: function, positional and keyword arguments. All three are the user's.
-Task = tuple[Callable[..., Any], Sequence[Any], Mapping[str, Any]]
+_log = logging.getLogger(__name__)
 
 _in_worker = False
 _initialized: set[str] = set()  # digests
@@ -77,11 +78,16 @@ def in_worker() -> bool:
     return _in_worker
 
 
-def run_batch(items: Sequence[Task], context: TaskContext) -> BatchReport:
+def run_batch(items: Sequence[Task], context: TaskContext, indexes: Sequence[int]) -> BatchReport:
     """Run the tasks in order and return their results.
 
     An exception of a task ends the batch and is raised as it is, with a note that says which task it was.
     `Parallel` inside a task uses the cores of this worker: threads one level down, sequential below.
+
+    Args:
+        items: The tasks.
+        context: How they run.
+        indexes: Their places in the iterable of the `Parallel` call.
     """
     global _in_worker
     _in_worker = True
@@ -94,11 +100,11 @@ def run_batch(items: Sequence[Task], context: TaskContext) -> BatchReport:
     results: list[Any] = []
     started = time.perf_counter()
     with joblib.parallel_config(backend=nested, n_jobs=n_jobs):
-        for index, (function, args, kwargs) in enumerate(items):
+        for place, (function, args, kwargs) in enumerate(items):
             try:
                 results.append(function(*args, **kwargs))
             except BaseException as error:
-                _say_which(error, function, index, len(items))
+                _say_which(error, indexes[place], items[place])
                 raise
     busy_s = time.perf_counter() - started
     return BatchReport(results, busy_s, _pickled_bytes(results[0]) * len(results), os.getpid())
@@ -112,9 +118,13 @@ def _initialize(initializer: Initializer) -> None:
     _initialized.add(initializer.digest)
 
 
-def _say_which(error: BaseException, function: object, index: int, count: int) -> None:
-    name = getattr(function, "__qualname__", None) or type(function).__qualname__
-    error.add_note(f"raised by joblib task {name}, number {index + 1} of a batch of {count}, process {os.getpid()}")
+def _say_which(error: BaseException, index: int, task: Task) -> None:
+    try:
+        error.add_note(
+            f"raised by the joblib task at index {index}, {called(*task)}, process {os.getpid()} of a worker"
+        )
+    except Exception:  # noqa: BLE001 - the user's class may refuse attributes
+        _log.debug("the note that says which task raised %r could not be added", type(error), exc_info=True)
 
 
 class _Counter(io.RawIOBase):

@@ -22,11 +22,12 @@ from concurrent.futures import CancelledError
 from functools import partial
 from typing import Any
 
-from flash_plugins import Call, PayloadTooLarge, RemoteError, RemoteFunction
+from flash_plugins import Call, PayloadTooLarge, RemoteError, RemoteFunction, UnpicklableError, Work
 
-from .batch import BatchReport, Task, TaskContext
+from .batch import BatchReport, TaskContext
 from .batching import BatchSizer
 from .stats import RunStats
+from .words import Task, TaskNames, reworded_argument, reworded_result
 
 __all__ = ["BatchJob", "ParallelCall", "current_call"]
 
@@ -100,6 +101,7 @@ class ParallelCall:
         self.remaining: int | None = None  # tasks not submitted yet, None if joblib does not know
         self.sizer = BatchSizer()
         self._remote = remote
+        self._work = Work("tasks")
         self._context = context
         self._lock = threading.Lock()
         self._under_way: set[BatchJob] = set()
@@ -114,8 +116,15 @@ class ParallelCall:
         """Return the number of tasks the next batch should have."""
         return self.sizer.next_size(remaining=self.remaining, n_jobs=self.n_jobs)
 
-    def submit(self, items: Sequence[Task], callback: Callable[[BatchJob], object] | None) -> BatchJob:
+    def submit(
+        self, items: Sequence[Task], callback: Callable[[BatchJob], object] | None, *, indexes: Sequence[int]
+    ) -> BatchJob:
         """Send a batch. Whatever happens to it arrives through `callback`, from the delivery thread.
+
+        Args:
+            items: Its tasks.
+            callback: joblib's.
+            indexes: Their places in the iterable of the call.
 
         Raises:
             KeyboardInterrupt: The user pressed Ctrl-C while the arguments were pickled.
@@ -125,7 +134,7 @@ class ParallelCall:
             self._under_way.add(job)
             self._ensure_thread()
         try:
-            self._send(items, job.calls)
+            self._send(items, indexes, job.calls)
         except BaseException as error:  # pickling runs the user's code: joblib must hear of whatever that raised
             for call in job.calls:
                 call.cancel()
@@ -156,17 +165,20 @@ class ParallelCall:
             for call in list(job.calls):
                 call.cancel()
 
-    def _send(self, items: Sequence[Task], calls: list[Call[BatchReport]]) -> None:
+    def _send(self, items: Sequence[Task], indexes: Sequence[int], calls: list[Call[BatchReport]]) -> None:
         """Append the calls that carry `items`: one, or more if that would be too large for a job."""
         try:
-            calls.append(self._remote(items, self._context))
+            with self._work.calls(tasks=len(items), name=TaskNames(items, indexes)):
+                calls.append(self._remote(items, self._context, indexes))
+        except UnpicklableError as error:
+            raise reworded_argument(error, items, indexes) from error.__cause__
         except PayloadTooLarge:
             half = len(items) // 2
             if half == 0:
                 raise
             self.sizer.limit(half)
-            self._send(items[:half], calls)
-            self._send(items[half:], calls)
+            self._send(items[:half], indexes[:half], calls)
+            self._send(items[half:], indexes[half:], calls)
 
     def _call_done(self, job: BatchJob, _call: Call[BatchReport]) -> None:
         with self._lock:
@@ -209,6 +221,8 @@ def _exception_of(call: Call[BatchReport]) -> BaseException | None:
         error = call.exception()
     except CancelledError as cancelled:
         return cancelled
+    if error is not None and isinstance(call.name, TaskNames):
+        error = reworded_result(error, call.name)
     if isinstance(error, RemoteError) and error.type_name.endswith("KeyboardInterrupt"):
         interrupt = KeyboardInterrupt(str(error))  # joblib's contract: as if it had happened here
         interrupt.__cause__ = error

@@ -124,7 +124,7 @@ def test_an_exception_comes_back_as_itself_with_the_remote_traceback(parallel: P
         parallel(delayed(over_quota)(i) for i in range(20))
     assert (caught.value.user, caught.value.used, caught.value.limit) == ("ada", 3, 2)
     assert "over_quota" in str(caught.value.__cause__)
-    assert any("joblib task over_quota" in note for note in caught.value.__notes__)
+    assert any("joblib task at index 3, over_quota(3)" in note for note in caught.value.__notes__)
     assert parallel(delayed(square)(i) for i in range(3)) == [0, 1, 4]
 
 
@@ -315,7 +315,7 @@ def test_without_a_store_one_argument_that_is_too_large_is_an_error() -> None:
         [sys.executable, "-c", _TOO_LARGE], env=environment, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stderr
-    assert "run_batch" in done.stdout
+    assert "joblib task at index 0, max()" in done.stdout
     assert "large objects: 53.3 MB" in done.stdout
 
 
