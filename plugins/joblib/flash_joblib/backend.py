@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import weakref
 from typing import Any
@@ -12,7 +11,6 @@ import joblib
 from joblib.parallel import (
     AutoBatchingMixin,
     FallbackToBackend,
-    Parallel,
     ParallelBackendBase,
     SequentialBackend,
 )
@@ -21,7 +19,7 @@ import flash_plugins
 
 from .batch import TaskContext, in_worker
 from .options import BackendOptions
-from .parallel_call import BatchJob, ParallelCall, current_call
+from .parallel_call import SINGLE, BatchJob, ParallelCall, current_call, forget_current_call
 from .stats import RunStats, remember
 from .threads import ThreadLimits, thread_limits
 
@@ -29,9 +27,6 @@ __all__ = ["BACKEND_NAME", "FlashBackend"]
 
 #: The name joblib knows this backend by.
 BACKEND_NAME = "flash"
-
-#: What joblib itself passes to every backend's `configure`; hints for pools on this machine, ignored here.
-_JOBLIB_KEYWORDS = frozenset(inspect.signature(Parallel.__init__).parameters) | {"context"}
 
 
 class WorkerSet:
@@ -109,9 +104,7 @@ class FlashBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc
         Raises:
             FallbackToBackend: The work stays here: `n_jobs` is 1, or this is a worker already.
         """
-        self._configured = self._options.merged(
-            {key: value for key, value in options.items() if key not in _JOBLIB_KEYWORDS}
-        )
+        self._configured = self._options.merged(options)
         n_jobs = self.effective_n_jobs(n_jobs)
         if in_worker():
             local, _ = FlashBackend(nesting_level=max((self.nesting_level or 0) - 1, 0)).get_nested_backend()
@@ -122,8 +115,9 @@ class FlashBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc
         endpoint.start()
         initializer = self._configured.initializer()
         context = TaskContext(self.nesting_level or 0, self._thread_limits(endpoint, n_jobs), initializer)
-        call = ParallelCall(function, context, n_jobs=n_jobs, stats=RunStats(total=self._total))
-        call.make_current()
+        call = ParallelCall(
+            function, context, n_jobs=n_jobs, stats=RunStats(total=self._total), batch=self._configured.batch
+        )
         remember(call.stats)
         self.parallel = parallel
         self._calls[parallel] = call
@@ -138,11 +132,17 @@ class FlashBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc
         fair_share: int = max(joblib.cpu_count() // n_jobs, 1)
         return thread_limits(self.inner_max_num_threads, share=fair_share, given=endpoint.config.env)
 
+    def start_call(self) -> None:
+        """Know that this thread is about to submit for a `Parallel`, perhaps not the one it submitted for last."""
+        forget_current_call()
+
     def submit(self, func: Any, callback: Any = None) -> BatchJob:
         """Send the tasks of `func`, a `BatchedCalls`. Never waits; every failure comes by `callback`."""
         parallel = getattr(callback, "parallel", self.parallel)
         call = self._calls[parallel]
         call.make_current()
+        if parallel.n_dispatched_tasks == len(func):
+            call.begin(asks_for_size=parallel.batch_size == "auto")
         if (total := getattr(parallel, "n_tasks", None)) is not None:  # since joblib 1.5, for sized input
             call.remaining = total - parallel.n_dispatched_tasks
         end: int = parallel.n_dispatched_tasks  # these included
@@ -162,7 +162,7 @@ class FlashBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc
         """Return the number of tasks for the next batch, see `batching`."""
         call = current_call()
         if call is None:
-            return 1
+            return SINGLE
         self._effective_batch_size = call.next_batch_size()
         return self._effective_batch_size
 

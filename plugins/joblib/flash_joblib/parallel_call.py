@@ -26,10 +26,11 @@ from flash_plugins import Call, PayloadTooLarge, RemoteError, RemoteFunction, Un
 
 from .batch import BatchReport, TaskContext
 from .batching import BatchSizer
+from .refills import RefillWatch
 from .stats import RunStats
 from .words import Task, TaskNames, reworded_argument, reworded_result
 
-__all__ = ["BatchJob", "ParallelCall", "current_call"]
+__all__ = ["SINGLE", "BatchJob", "ParallelCall", "current_call", "forget_current_call"]
 
 _log = logging.getLogger(__name__)
 
@@ -39,13 +40,35 @@ _IDLE_S = 1.0
 _current = threading.local()
 
 
+class _Single(int):
+    """The batch size 1 of which joblib takes one task from its input, not `n_jobs` of them.
+
+    joblib takes `batch_size * n_jobs` tasks at once before it submits the first. Whatever the user's generator does
+    between two tasks, such as refilling a buffer, would then be in all of them.
+    """
+
+    def __mul__(self, _: object) -> int:
+        return 1
+
+    __rmul__ = __mul__
+
+
+#: Makes joblib take one task and submit it.
+SINGLE = _Single(1)
+
+
 def current_call() -> ParallelCall | None:
-    """Return the call that this thread configured, submitted for, or delivers for last.
+    """Return the call that this thread submitted for, or delivers for last; None while it is about to begin one.
 
     joblib asks for batch sizes without saying for which `Parallel`.
     """
     call: ParallelCall | None = getattr(_current, "call", None)
     return call
+
+
+def forget_current_call() -> None:
+    """Make `current_call` None in this thread: another call begins, and it is not known of which `Parallel`."""
+    _current.call = None
 
 
 class BatchJob:
@@ -95,14 +118,26 @@ class ParallelCall:
     Thread-safe. `submit` may be called under joblib's lock: it neither waits nor calls back.
     """
 
-    def __init__(self, remote: RemoteFunction[..., Any], context: TaskContext, *, n_jobs: int, stats: RunStats) -> None:
+    def __init__(
+        self,
+        remote: RemoteFunction[..., Any],
+        context: TaskContext,
+        *,
+        n_jobs: int,
+        stats: RunStats,
+        batch: int | None = None,
+    ) -> None:
         self.n_jobs = n_jobs
         self.stats = stats
+        self.batch = batch  # tasks in each, None for as many as the sizer says
         self.remaining: int | None = None  # tasks not submitted yet, None if joblib does not know
         self.sizer = BatchSizer()
         self._remote = remote
         self._work = Work("tasks")
         self._context = context
+        self._young_tasks = 0  # so many more are taken one by one and looked at
+        self._watch: RefillWatch | None = None
+        self._is_refilled = False
         self._lock = threading.Lock()
         self._under_way: set[BatchJob] = set()
         self._finished: queue.SimpleQueue[BatchJob] = queue.SimpleQueue()
@@ -112,8 +147,22 @@ class ParallelCall:
         """Make this the call that `current_call` returns in this thread."""
         _current.call = self
 
+    def begin(self, *, asks_for_size: bool) -> None:
+        """Begin to submit the tasks of a call of the `Parallel` object: what is known of its input counts no more.
+
+        Args:
+            asks_for_size: Whether joblib will ask for the sizes of its batches, since its user gave none.
+        """
+        self._is_refilled = False
+        self._young_tasks = 2 * self.n_jobs if asks_for_size and self.batch is None else 0
+        self._watch = RefillWatch() if self._young_tasks else None
+
     def next_batch_size(self) -> int:
         """Return the number of tasks the next batch should have."""
+        if self.batch is not None:
+            return SINGLE if self.batch == 1 else self.batch
+        if self._young_tasks > 0 or self._is_refilled:
+            return SINGLE
         return self.sizer.next_size(remaining=self.remaining, n_jobs=self.n_jobs)
 
     def submit(
@@ -134,6 +183,7 @@ class ParallelCall:
             self._under_way.add(job)
             self._ensure_thread()
         try:
+            self._watch_for_refills(items)
             self._send(items, indexes, job.calls)
         except BaseException as error:  # pickling runs the user's code: joblib must hear of whatever that raised
             for call in job.calls:
@@ -165,6 +215,15 @@ class ParallelCall:
             for call in list(job.calls):
                 call.cancel()
 
+    def _watch_for_refills(self, items: Sequence[Task]) -> None:
+        if self._watch is None:
+            return
+        self._young_tasks -= len(items)
+        for item in items:
+            self._is_refilled = self._watch.look(item)
+        if self._young_tasks <= 0 or self._is_refilled:
+            self._watch = None
+
     def _send(self, items: Sequence[Task], indexes: Sequence[int], calls: list[Call[BatchReport]]) -> None:
         """Append the calls that carry `items`: one, or more if that would be too large for a job."""
         try:
@@ -193,7 +252,6 @@ class ParallelCall:
             self._thread.start()
 
     def _deliver(self) -> None:
-        self.make_current()
         while True:
             try:
                 job = self._finished.get(timeout=_IDLE_S)
@@ -204,6 +262,7 @@ class ParallelCall:
                         return
                 continue
             job.settle(self.stats, self.sizer)
+            self.make_current()  # each time: the user's input may have run another call in this thread
             with self._lock:
                 self._under_way.discard(job)
             callback, job.callback = job.callback, None

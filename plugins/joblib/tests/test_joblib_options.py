@@ -5,18 +5,23 @@ from __future__ import annotations
 
 import importlib.metadata
 import inspect
+import os
 import pickle
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import flash_joblib
 import joblib
 import pytest
+from flash_joblib import options as options_module
 from flash_joblib.options import BackendOptions
 from joblib import Parallel, delayed
 from joblib.parallel import BACKENDS
 
-from flash_plugins import ConfigError, Endpoint, UnknownParameterError
+from flash_plugins import ConfigError, Endpoint, JobTimeout, UnknownParameterError
+from flash_plugins.config import EndpointParameters
 
 
 def double(x: int) -> int:
@@ -47,6 +52,26 @@ if "backend_kwargs" in inspect.signature(Parallel).parameters:  # since joblib 1
 EVERY_WAY = pytest.mark.parametrize("make", WAYS)
 
 
+def run_by_constructor(tasks: list[Any], **options: Any) -> list[Any]:
+    results: list[Any] = Parallel(n_jobs=2, backend=flash_joblib.FlashBackend(**options))(tasks)
+    return results
+
+
+def run_by_context(tasks: list[Any], **options: Any) -> list[Any]:
+    with joblib.parallel_config(backend="flash", n_jobs=2, **options):
+        results: list[Any] = Parallel()(tasks)
+    return results
+
+
+def run_by_parallel(tasks: list[Any], **options: Any) -> list[Any]:
+    results: list[Any] = Parallel(n_jobs=2, backend="flash", **options)(tasks)
+    return results
+
+
+WAYS_OF_CALLING = [run_by_constructor, run_by_context, *([run_by_parallel] if by_parallel in WAYS else [])]
+EVERY_WAY_OF_CALLING = pytest.mark.parametrize("run", WAYS_OF_CALLING)
+
+
 def test_the_class_itself_is_registered() -> None:
     assert BACKENDS["flash"] is flash_joblib.FlashBackend
 
@@ -57,6 +82,12 @@ def test_an_unknown_option_is_refused_with_a_suggestion(make: Callable[..., obje
         make(idle_timeot=30)
     with pytest.raises(UnknownParameterError, match="did you mean 'endpoint'"):
         make(endpiont="mine")
+    with pytest.raises(UnknownParameterError, match="did you mean 'retries'"):
+        make(retrys=3)
+    with pytest.raises(UnknownParameterError, match="did you mean 'endpoint'"):
+        make(name="mine")
+    with pytest.raises(UnknownParameterError, match="known are: endpoint, batch"):
+        make(something=1)
 
 
 @EVERY_WAY
@@ -67,14 +98,65 @@ def test_an_unknown_option_is_refused_with_a_suggestion(make: Callable[..., obje
         {"workers": "two"},
         {"gpu": "NVIDIA H100", "cpu": "cpu5c-4-8"},
         {"endpoint": 3},
+        {"endpoint": ""},
         {"endpoint": Endpoint(name="mine"), "workers": 2},
+        {"endpoint": Endpoint(id="abc123")},
+        {"id": "abc123"},
+        {"image": "python:3.11"},
+        {"transport": "pigeon"},
+        {"dependencies": 3},
+        {"env": {"A": 1}},
+        {"batch": 0},
+        {"batch": "many"},
+        {"batch": True},
+        {"retries": -1},
+        {"retries": "twice"},
+        {"retry_on": ValueError("no class")},
+        {"run_timeout": 0},
+        {"queue_timeout": "long"},
+        {"idempotent": "yes"},
         {"initializer": 3},
+        {"initargs": 3},
     ],
     ids=str,
 )
 def test_a_bad_value_is_refused_before_anything_is_sent(make: Callable[..., object], options: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError, match=next(iter(options))):
         make(**options)
+
+
+@pytest.mark.parametrize("make", WAYS[:3])
+def test_parameters_of_parallel_are_pointed_out(make: Callable[..., object]) -> None:
+    for name, value in (("batch_size", 3), ("timeout", 1), ("pre_dispatch", "all"), ("return_as", "list")):
+        with pytest.raises(UnknownParameterError, match=f"Parallel\\({name}={value!r}\\)"):
+            make(**{name: value})
+
+
+def test_routes_leave_no_room_for_tasks() -> None:
+    api = Endpoint(name="api")
+    api.get("/health")(lambda: "well")
+    with pytest.raises(ConfigError, match="has routes"):
+        flash_joblib.FlashBackend(endpoint=api)
+
+
+def test_every_parameter_of_endpoint_is_an_option() -> None:
+    given = {name: None for name in EndpointParameters.__annotations__ if name not in ("id", "image")}
+    flash_joblib.FlashBackend(**given)
+    for name in given:
+        with pytest.raises(UnknownParameterError, match=name):
+            flash_joblib.FlashBackend(**{name + "_": 1})
+
+
+def test_hardware_of_a_parallel_replaces_that_of_the_block() -> None:
+    assert BackendOptions({"cpu": "cpu5c-2-4"}).merged({"gpu": "4090"}).function(2)[0].config.cpu == ()
+    assert BackendOptions({"gpu": "4090"}).merged({"cpu": "cpu5c-2-4"}).function(2)[0].config.gpu == ()
+    assert BackendOptions({"cpu": "cpu5c-2-4"}).merged({"gpu": None, "retries": 1}).function(2)[0].config.cpu
+
+
+def test_the_function_of_an_endpoint_is_made_once() -> None:
+    endpoint = Endpoint(name="mine")
+    first, second = (BackendOptions({"endpoint": endpoint, "retries": n}).function(2)[1] for n in (0, 3))
+    assert first._shipped is second._shipped
 
 
 def test_joblibs_own_keywords_are_no_options_of_ours() -> None:
@@ -138,6 +220,43 @@ def test_tasks_run_on_the_endpoint_that_was_given() -> None:
         assert parallel(delayed(double)(i) for i in range(4)) == [0, 2, 4, 6]
     with joblib.parallel_config(backend="flash", n_jobs=2, endpoint="joblib-named"), Parallel() as parallel:
         assert parallel._backend._workers.endpoint_name == "joblib-named"
+
+
+@EVERY_WAY_OF_CALLING
+def test_a_batch_that_fails_is_tried_again(run: Callable[..., list[Any]], tmp_path: Path) -> None:
+    def fails_twice(i: int) -> int:
+        (tmp_path / f"{i}-{time.time_ns()}").touch()
+        if len(list(tmp_path.glob(f"{i}-*"))) < 3:
+            raise OSError("not yet")
+        return i
+
+    assert run([delayed(fails_twice)(i) for i in range(4)], retries=2, backoff=0.01) == [0, 1, 2, 3]
+    with pytest.raises(OSError, match="not yet"):
+        run([delayed(fails_twice)(i) for i in range(4, 6)], retries=2, backoff=0.01, retry_on=ValueError)
+
+
+@EVERY_WAY_OF_CALLING
+def test_batches_are_as_large_as_asked_for(run: Callable[..., list[Any]]) -> None:
+    run([delayed(double)(i) for i in range(400)], batch=5)
+    assert 80 <= flash_joblib.last_run().batches < 100  # joblib makes the first and the last ones smaller
+    run([delayed(double)(i) for i in range(12)], batch=1)
+    assert flash_joblib.last_run().batches == 12
+
+
+@EVERY_WAY_OF_CALLING
+def test_environment_and_transport_of_workers(run: Callable[..., list[Any]]) -> None:
+    told = delayed(lambda: os.environ.get("TOLD"))
+    assert run([told() for _ in range(3)], env={"TOLD": "so"}, transport="load_balanced") == ["so"] * 3
+    (endpoint,) = (one for one, _ in options_module._functions.values() if one.transport == "load_balanced")
+    assert endpoint.config.env["TOLD"] == "so"
+
+
+def test_a_task_that_takes_too_long_on_its_worker_is_an_error() -> None:
+    with joblib.parallel_config(backend="flash", n_jobs=2, run_timeout=0.5), Parallel() as parallel:
+        assert parallel(delayed(time.sleep)(0.3) for _ in range(6)) == [None] * 6  # each has the time for itself
+        with pytest.raises(JobTimeout):
+            parallel(delayed(time.sleep)(30) for _ in range(2))
+        assert parallel([delayed(double)(1)]) == [2]
 
 
 def test_workers_that_install_what_they_need_need_this_package() -> None:
