@@ -94,7 +94,7 @@ class QueueLane(BatchLane):
         envelope = await self._envelope_for(flight)
         blobs = self._blobs_to_carry(envelope)
         for _ in range(_MAX_RESENDS):
-            body = envelope.encode(blobs, self._policy(flight))
+            body = envelope.encode(blobs, self._policy(flight), expected_s=flight.expected_s)
             limit = api.RUN_MAX_BYTES if self.streams else api.RUNSYNC_MAX_BYTES
             if flight.is_batch and len(body) > limit:
                 self._divide(flight)

@@ -20,12 +20,19 @@ class HandBack:
         batch_s: Seconds after which a batch gives back what it has not begun: callers aim at one second, so its calls
             take longer than those that they learned from.
         waiting_max: Most jobs that wait here for a slot, further ones go back as they come; None where the platform
-            hands out no more than runs, and no whole job goes back.
+            does not hand out more than it knows to begin soon.
+        wait_s: Seconds after which a job goes back that waits here for a slot, None for what the other rules say.
     """
 
     after_s: float = 2.0
     batch_s: float = 3.0
     waiting_max: int | None = None
+    wait_s: float | None = None
+
+    @classmethod
+    def with_cap(cls) -> HandBack:
+        """Return the rules for the local platform, which hands out a job ahead where what runs should end soon."""
+        return cls(wait_s=0.6)
 
     @classmethod
     def without_cap(cls, concurrency: int) -> HandBack:

@@ -93,7 +93,7 @@ def serve() -> None:
     tie_forked_children()
     concurrency = int(os.environ.get(api.MAX_CONCURRENCY_ENV, "1"))
     is_capped = api.CAPPED_ENV in os.environ
-    hand_back = HandBack() if is_capped else HandBack.without_cap(concurrency)
+    hand_back = HandBack.with_cap() if is_capped else HandBack.without_cap(concurrency)
     runner = RunnerProcess(concurrency, hand_back=hand_back)  # first, so that it starts while the SDK is imported
     declaration = Declaration(concurrency, is_capped=is_capped, is_held_up=lambda: runner.is_held_up)
 

@@ -74,6 +74,8 @@ class RunnerProcess:
         #: Jobs that run or wait, where those may be given back.
         self._held: list[RunningJob] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        #: Those of the loop that have an answer which they may still be sending.
+        self._answering: set[asyncio.Task[Any]] = set()
         self._attaching = asyncio.Lock()
         self._writer: asyncio.StreamWriter | None = None
         #: Why the process is being killed by us, None unless it is.
@@ -97,10 +99,16 @@ class RunnerProcess:
                 if kind == DONE:
                     if job.early is not None:
                         await job.early.settle()
+                    self._note_answering()
                     return answer
         except asyncio.CancelledError:
             self._cancel(job)
             raise
+
+    def _note_answering(self) -> None:
+        if (task := asyncio.current_task()) is not None:
+            self._answering.add(task)
+            task.add_done_callback(self._answering.discard)
 
     async def stream(self, job_id: str, content: Any) -> AsyncIterator[Any]:
         """Run one call; yields its chunks as they come, then its answer if that is not None.
@@ -142,12 +150,17 @@ class RunnerProcess:
     def _begin(self, job_id: str, content: Any, progress: Progress | None) -> RunningJob:
         job = RunningJob(job_id, limit_of(content), progress)
         job.occupation = self._spawn(self._occupy(job, content))
-        if self._hand_back.waiting_max is None or not is_envelope(content):
+        waiting_max, wait_s = self._hand_back.waiting_max, self._hand_back.wait_s
+        if (waiting_max is None and wait_s is None) or not is_envelope(content):
             return job
         self._held = [one for one in self._held if not one.ended.is_set()]
         is_full = len(self._held) >= self._concurrency
-        is_too_many = len(self._held) >= self._concurrency + self._hand_back.waiting_max
+        is_too_many = waiting_max is not None and len(self._held) >= self._concurrency + waiting_max
         self._held.append(job)
+        if wait_s is not None:
+            if is_full:
+                asyncio.get_running_loop().call_later(wait_s, self._give_back_unbegun, job)
+            return job
         if is_full and (is_too_many or self.is_held_up):
             self._give_back(job)
         elif is_full:
@@ -223,6 +236,12 @@ class RunnerProcess:
                 return
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(job.ended.wait(), _LOOK_S)
+
+    def _give_back_unbegun(self, job: RunningJob) -> None:
+        """Give a job back that has waited for long, unless what it waits for is being stopped: so it was handed out."""
+        is_waiting = not job.ended.is_set() and not job.is_cancelled and job.id not in self._jobs
+        if is_waiting and not any(one.is_cancelled for one in self._jobs.values()):
+            self._give_back(job)
 
     def _give_back(self, job: RunningJob) -> None:
         assert job.occupation is not None
@@ -307,6 +326,8 @@ class RunnerProcess:
         code = await exited
         await asyncio.wait({reading}, timeout=_LAST_FRAMES_S)
         reading.cancel()
+        if self._answering:  # what the process finished before: the end of the worker must not cost it
+            await asyncio.wait(self._answering, timeout=_SENDING_S)
         self._replace(code)
 
     async def _read(self, reader: asyncio.StreamReader) -> None:

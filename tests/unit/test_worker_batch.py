@@ -472,6 +472,49 @@ def test_jobs_that_wait_behind_a_long_call_go_back_whole(tmp_path: Path, monkeyp
     assert counts(tmp_path) == {0: 1, 8: 1}
 
 
+def test_what_came_ahead_goes_back_when_what_runs_takes_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        async with runner_process(tmp_path, monkeypatch, hand_back=HandBack(wait_s=0.3)) as runner:
+            running = asyncio.create_task(runner.call("job-1", single(slow_at, tmp_path, 0, 0)))
+            await appears(tmp_path / "call-0")
+            ahead = await runner.call("job-2", single(slow_at, tmp_path, 99, 5))
+            assert outcome_of(ahead).returned == (0,)
+            ahead_of_cancelled = asyncio.create_task(runner.call("job-3", single(slow_at, tmp_path, 99, 7)))
+            await asyncio.sleep(0)
+            running.cancel()
+            assert loads(outcome_of(await ahead_of_cancelled).result or b"") == 7
+
+    run(scenario())
+    assert counts(tmp_path) == {0: 1, 7: 1}
+
+
+def test_a_worker_that_ends_sends_what_was_finished_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[str] = []
+
+    def die(_folder: Path) -> None:
+        os.kill(os.getpid(), 9)
+
+    async def call_and_send(runner: supervisor.RunnerProcess) -> None:
+        await runner.call("job-1", single(slow_at, tmp_path, 99, 0))
+        await asyncio.sleep(0.2)
+        sent.append("job-1")
+
+    async def scenario() -> None:
+        async with runner_process(tmp_path, monkeypatch) as runner:
+
+            def end_worker(self: supervisor.RunnerProcess, reason: str, code: int) -> None:
+                sent.append("end")
+
+            monkeypatch.setattr(supervisor.RunnerProcess, "_end_worker", end_worker)
+            first = asyncio.create_task(call_and_send(runner))
+            await asyncio.sleep(0)
+            await runner.call("job-2", single(die, tmp_path))
+            await first
+
+    run(scenario())
+    assert sent == ["job-1", "end"]
+
+
 def test_a_child_that_a_call_forks_does_not_go_on_with_the_batch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

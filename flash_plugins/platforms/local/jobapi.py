@@ -122,7 +122,7 @@ async def _health(call: Call, fleet: Fleet, clock: Clock) -> None:
             "completed": counts.completed,
             "failed": counts.failed,
             "inProgress": counts.in_progress,
-            "inQueue": fleet.jobs.queued,
+            "inQueue": fleet.jobs.queued + fleet.jobs.ahead,
             "retried": counts.retried,
         },
         "workers": _worker_counts(fleet.worker_counts()),

@@ -2,11 +2,13 @@
 """The jobs of one endpoint: their queue, leases, states and lifetimes. It never does input or output.
 
     submit ──> IN_QUEUE ──take──> IN_PROGRESS ──finish──> COMPLETED | FAILED
-                  ^                    │  │
-                  └──── give_back ─────┘  └─ cancel, execution timeout ──> CANCELLED | TIMED_OUT
+                 │^                    │  │
+                 │└──── give_back ─────┘  └─ cancel, execution timeout ──> CANCELLED | TIMED_OUT
+                 └─take_ahead──> with a worker, not begun ──begin──> IN_PROGRESS
 
-A job is leased by exactly one worker while IN_PROGRESS. `ttl` counts from submission and is hard: the
-job is forgotten then, whatever its state. A finished job is forgotten when its retention ends.
+A job is leased by exactly one worker while IN_PROGRESS, and while it waits for a slot in one. `ttl` counts from
+submission and is hard: the job is forgotten then, whatever its state. A finished job is forgotten when its retention
+ends.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ class Job:
         "chunks",
         "chunks_read",
         "error",
+        "expected_s",
         "expires_at",
         "finished_at",
         "id",
@@ -63,6 +66,7 @@ class Job:
         self.webhook = submission.webhook
         self.is_low_priority = submission.is_low_priority
         self.is_sync = is_sync
+        self.expected_s = submission.expected_s
         self.ttl_s = submission.ttl_s
         self.timeout_s = timeout_s
         self.retention_s = api.RUNSYNC_RETENTION_S if is_sync else api.RUN_RETENTION_S
@@ -152,6 +156,7 @@ class JobTable:
         self._jobs: dict[str, Job] = {}
         self._queue: OrderedDict[str, Job] = OrderedDict()
         self._low_priority: OrderedDict[str, Job] = OrderedDict()
+        self._ahead: OrderedDict[str, Job] = OrderedDict()
         self._deadlines: list[tuple[float, int, str]] = []
         self._order = itertools.count()
         self._alarm: Timer | None = None
@@ -175,6 +180,16 @@ class JobTable:
     def queued_urgent(self) -> int:
         """Jobs that wait and may start workers."""
         return len(self._queue)
+
+    @property
+    def ahead(self) -> int:
+        """Jobs that a worker has which it has not begun."""
+        return len(self._ahead)
+
+    @property
+    def next(self) -> Job | None:
+        """The first urgent job in the queue."""
+        return next(iter(self._queue.values()), None)
 
     def waiting_longer_than(self, seconds: float, *, at_most: int) -> int:
         """Return how many urgent jobs have waited at least `seconds`, counted up to `at_most`."""
@@ -205,20 +220,36 @@ class JobTable:
         taken: list[Job] = []
         while len(taken) < limit and (queue := self._queue or self._low_priority):
             _, job = queue.popitem(last=False)
-            job.status = JobStatus.IN_PROGRESS
             job.worker_id = worker_id
-            job.started_at = now
-            job.attempts += 1
-            self.counts.in_progress += 1
-            self._watch(job, now + job.timeout_s)
+            self._begin(job, now)
             taken.append(job)
         return taken
 
+    def take_ahead(self, worker_id: str) -> Job:
+        """Lease the first urgent job to a worker that is to begin it later: until then it counts as IN_QUEUE."""
+        job_id, job = self._queue.popitem(last=False)
+        job.worker_id = worker_id
+        self._ahead[job_id] = job
+        return job
+
+    def is_ahead(self, job: Job) -> bool:
+        """Return whether a worker has a job that it has not begun."""
+        return job.id in self._ahead
+
+    def begin(self, job: Job) -> None:
+        """Note that a worker has begun a job that it had: its execution time counts from here."""
+        del self._ahead[job.id]
+        self._begin(job, self._clock.monotonic())
+
     def give_back(self, job: Job, *, counts_as_attempt: bool) -> None:
-        """Put a leased job back at the front of its queue; what it produced so far is dropped."""
-        self.counts.in_progress -= 1
-        if not counts_as_attempt:
-            job.attempts -= 1
+        """Put a leased job back at the front of its queue; what it produced so far is dropped.
+
+        One that was not begun has made no attempt.
+        """
+        if self._ahead.pop(job.id, None) is None:
+            self.counts.in_progress -= 1
+            if not counts_as_attempt:
+                job.attempts -= 1
         self._reset(job)
         queue = self._queue_of(job)
         queue[job.id] = job
@@ -258,7 +289,7 @@ class JobTable:
 
     def purge(self) -> int:
         """Cancel all queued jobs and return how many there were."""
-        purged = [*self._queue.values(), *self._low_priority.values()]
+        purged = [*self._ahead.values(), *self._queue.values(), *self._low_priority.values()]
         for job in purged:
             self.cancel(job)
         return len(purged)
@@ -288,6 +319,13 @@ class JobTable:
     def _queue_of(self, job: Job) -> OrderedDict[str, Job]:
         return self._low_priority if job.is_low_priority else self._queue
 
+    def _begin(self, job: Job, now: float) -> None:
+        job.status = JobStatus.IN_PROGRESS
+        job.started_at = now
+        job.attempts += 1
+        self.counts.in_progress += 1
+        self._watch(job, now + job.timeout_s)
+
     def _reset(self, job: Job) -> None:
         job.status = JobStatus.IN_QUEUE
         job.worker_id = job.started_at = job.finished_at = None
@@ -298,7 +336,7 @@ class JobTable:
     def _end(self, job: Job, status: JobStatus) -> None:
         if job.status is JobStatus.IN_PROGRESS:
             self.counts.in_progress -= 1
-        else:
+        elif self._ahead.pop(job.id, None) is None:
             self._queue_of(job).pop(job.id, None)
         job.status = status
         job.finished_at = self._clock.monotonic()
@@ -312,10 +350,10 @@ class JobTable:
         self._on_end(job)
 
     def _interrupt(self, job: Job, status: JobStatus) -> None:
-        was_running = job.status is JobStatus.IN_PROGRESS
+        was_leased = job.status is JobStatus.IN_PROGRESS or self.is_ahead(job)
         job.output = None  # its progress so far is no result
         self._end(job, status)
-        if was_running:
+        if was_leased:
             self._on_stop(job)
 
     def _watch(self, job: Job, when: float) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ...payload import is_envelope
 from .. import api
 from .wire import MalformedJson, dump, parse_object
 
@@ -27,6 +28,8 @@ class Submission:
     execution_timeout_s: float | None = None
     ttl_s: float = api.TTL_DEFAULT_MS / 1000
     is_low_priority: bool = False
+    #: How long a worker will need for it, seconds, where its caller knows: a call of this package.
+    expected_s: float | None = None
 
 
 def parse_submission(body: bytes) -> Submission:
@@ -45,7 +48,8 @@ def parse_submission(body: bytes) -> Submission:
     if webhook is not None and not (isinstance(webhook, str) and webhook.startswith(("http://", "https://"))):
         raise MalformedJson(f'"webhook" must be an http or https URL, not {webhook!r}')
     if len(request) == 1:  # the hot path: only an input
-        return Submission(body=body, is_input_empty=request["input"] == {})
+        content = request["input"]
+        return Submission(body=body, is_input_empty=content == {}, expected_s=_expected_s(content))
     policy = request.get("policy") or {}
     if not isinstance(policy, dict):
         raise MalformedJson(f'"policy" must be an object, not {type(policy).__name__}')
@@ -61,6 +65,7 @@ def parse_submission(body: bytes) -> Submission:
         execution_timeout_s=None if execution_ms is None else execution_ms / 1000,
         ttl_s=(api.TTL_DEFAULT_MS if ttl_ms is None else ttl_ms) / 1000,
         is_low_priority=low_priority,
+        expected_s=_expected_s(request["input"]),
     )
 
 
@@ -74,6 +79,13 @@ def parse_milliseconds(text: str, name: str, *, minimum_ms: int, maximum_ms: int
     if not is_number or not minimum_ms <= int(text) <= maximum_ms:
         raise MalformedJson(f'"{name}" must be {minimum_ms} to {maximum_ms} milliseconds, not {text[:100]!r}')
     return int(text) / 1000
+
+
+def _expected_s(content: object) -> float | None:
+    if not isinstance(content, dict) or not is_envelope(content):
+        return None
+    expected_s = content.get("expected_s")
+    return expected_s if isinstance(expected_s, float) and expected_s >= 0 else None
 
 
 def _policy_milliseconds(policy: dict[str, Any], name: str, minimum_ms: int) -> float | None:
