@@ -6,6 +6,8 @@ Nothing of joblib's own classes is in what travels, so caller and worker may hav
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import io
 import logging
 import os
@@ -81,8 +83,9 @@ def in_worker() -> bool:
 def run_batch(items: Sequence[Task], context: TaskContext, indexes: Sequence[int]) -> BatchReport:
     """Run the tasks in order and return their results.
 
-    An exception of a task ends the batch and is raised as it is, with a note that says which task it was.
-    `Parallel` inside a task uses the cores of this worker: threads one level down, sequential below.
+    What an `async` function returns is awaited. An exception of a task ends the batch and is raised as it is, with
+    a note that says which task it was. `Parallel` inside a task uses the cores of this worker: threads one level
+    down, sequential below.
 
     Args:
         items: The tasks.
@@ -102,7 +105,8 @@ def run_batch(items: Sequence[Task], context: TaskContext, indexes: Sequence[int
     with joblib.parallel_config(backend=nested, n_jobs=n_jobs):
         for place, (function, args, kwargs) in enumerate(items):
             try:
-                results.append(function(*args, **kwargs))
+                result = function(*args, **kwargs)
+                results.append(asyncio.run(result) if inspect.iscoroutine(result) else result)
             except BaseException as error:
                 _say_which(error, indexes[place], items[place])
                 raise

@@ -2,7 +2,7 @@
 """One `Parallel` object on this backend: its batches under way, and the thread that hands results to joblib.
 
         joblib's thread                     dispatcher                    delivery thread, one a Parallel
-    submit ── pickles, sends ──▶ Call ──▶ worker ──▶ done callback
+    submit ── asks caches, pickles, sends ──▶ Call ──▶ worker ──▶ done callback
        │                                              └─ queue.put ──▶ decode ─▶ callback(job)
        └─ cannot be sent: queue.put ────────────────────────────────▶            ├─ stores the result
                                                                                  └─ submit (next batch)
@@ -26,6 +26,7 @@ from flash_plugins import Call, PayloadTooLarge, RemoteError, RemoteFunction, Un
 
 from .batch import BatchReport, TaskContext
 from .batching import BatchSizer
+from .memo import CallerCache, Lookup
 from .refills import RefillWatch
 from .stats import RunStats
 from .words import Task, TaskNames, reworded_argument, reworded_result
@@ -79,6 +80,7 @@ class BatchJob:
         self.callback = callback
         self.calls: list[Call[BatchReport]] = []  # several if the batch was too large for one
         self.is_cancelled = False
+        self.lookup: Lookup | None = None  # in the caches of its functions
         self._waiting = 0
         self._results: list[Any] = []
         self._error: BaseException | None = None
@@ -98,8 +100,13 @@ class BatchJob:
     def settle(self, stats: RunStats, sizer: BatchSizer) -> None:
         """Decode what the calls brought. They are all done."""
         calls, self.calls = self.calls, []
-        if self._error is not None:
-            return
+        lookup, self.lookup = self.lookup, None
+        if self._error is None:
+            self._decode(calls, stats, sizer)
+        if lookup is not None:
+            self._store(lookup)
+
+    def _decode(self, calls: Sequence[Call[BatchReport]], stats: RunStats, sizer: BatchSizer) -> None:
         for call in calls:
             error = _exception_of(call)
             if error is not None:
@@ -110,6 +117,15 @@ class BatchJob:
             stats.add(call.worker_id, report.process_id, tasks=tasks, busy_s=report.busy_s)
             sizer.record(tasks=tasks, busy_s=report.busy_s, result_bytes=report.result_bytes)
             self._results.extend(report.results)
+
+    def _store(self, lookup: Lookup) -> None:
+        if self._error is not None:
+            lookup.abandon()
+            return
+        try:
+            self._results = lookup.complete(self._results)
+        except Warning as warning:  # the caller's filters make it an error
+            self._error = warning
 
 
 class ParallelCall:
@@ -138,6 +154,7 @@ class ParallelCall:
         self._young_tasks = 0  # so many more are taken one by one and looked at
         self._watch: RefillWatch | None = None
         self._is_refilled = False
+        self._cache = CallerCache()
         self._lock = threading.Lock()
         self._under_way: set[BatchJob] = set()
         self._finished: queue.SimpleQueue[BatchJob] = queue.SimpleQueue()
@@ -184,8 +201,10 @@ class ParallelCall:
             self._ensure_thread()
         try:
             self._watch_for_refills(items)
-            self._send(items, indexes, job.calls)
-        except BaseException as error:  # pickling runs the user's code: joblib must hear of whatever that raised
+            items, indexes, job.lookup = self._cache.look_up(items, indexes)
+            if items:
+                self._send(items, indexes, job.calls)
+        except BaseException as error:  # this runs the user's code: joblib must hear of whatever that raised
             for call in job.calls:
                 call.cancel()
             if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
@@ -196,6 +215,9 @@ class ParallelCall:
             self._finished.put(job)
             return job
         waiting = list(job.calls)
+        if not waiting:  # every result was in a cache
+            self._finished.put(job)
+            return job
         with self._lock:
             job._waiting = len(waiting)
             is_cancelled = job.is_cancelled

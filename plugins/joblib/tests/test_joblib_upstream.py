@@ -105,3 +105,20 @@ def test_flash_passes_what_loky_passes_of_joblibs_own_tests(version: str, tmp_pa
     assert not {name: flash[name]["reason"] for name in failed if not name.startswith(tuple(NOT_OURS))}
     unneeded = [start for start in NOT_OURS if not any(name.startswith(start) for name in failed)]
     assert version or not unneeded, "these pass now: take them off the list"
+
+
+@pytest.mark.conformance
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("version", VERSIONS[1:])
+def test_cached_functions_use_the_callers_cache_in_older_versions_too(version: str) -> None:
+    command = [python_with(version), "-m", "pytest", "-q", "-c", os.devnull, f"--rootdir={ROOT}"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(ROOT)])}
+    done = subprocess.run(
+        [*command, "-p", "no:cacheprovider", str(TESTS / "test_joblib_memory.py")],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
