@@ -41,14 +41,14 @@ class Progress:
 
     def start_anew(self) -> None:
         """Forget every call and whoever holds the lock: a forked child has neither the threads nor the calls."""
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
         self._is_stretch = False
         self._begin()
 
     @hookimpl
     def flash_call_event(self, event: CallEvent) -> None:
         """Count the event, and begin to show when the first call of a stretch of work comes in."""
-        with self._changed:
+        with self._lock:
             if event.stage is CallStage.QUEUED:
                 if not self._is_stretch:
                     self._begin()
@@ -63,9 +63,8 @@ class Progress:
                 self._cancelled += event.stage is CallStage.CANCELLED
                 if event.worker_id is not None:
                     self._workers.add(event.worker_id)
-                if not self._open:
+                if not self._open:  # the thread sees it by itself: waking it cost each of many short calls a switch
                     self._idle_since = time.monotonic()
-                    self._changed.notify_all()
 
     @property
     def _open(self) -> int:
@@ -87,10 +86,8 @@ class Progress:
         interval_s = _TERMINAL_INTERVAL_S if is_terminal else _LOG_INTERVAL_S
         next_at, is_shown, is_over = self._began_at + _QUIET_S, False, False
         while not is_over:
-            with self._changed:
-                if not self._is_over():
-                    wait_until = next_at if self._open else min(next_at, self._idle_since + _LINGER_S)
-                    self._changed.wait(max(0.0, wait_until - time.monotonic()))
+            time.sleep(self._pause_s(next_at))
+            with self._lock:
                 if is_over := self._is_over():
                     self._is_stretch = False
                     is_due = is_shown or self._idle_since - self._began_at >= _QUIET_S
@@ -102,6 +99,13 @@ class Progress:
                 end = "\n" if is_over else ""
                 out = _write(out, f"\r\x1b[2K{text}{end}" if is_terminal else f"flash-plugins: {text}\n")
                 next_at, is_shown = time.monotonic() + interval_s, True
+
+    def _pause_s(self, next_at: float) -> float:
+        """Return for how long there is nothing to show. Work that ends meanwhile is not over before that."""
+        now = time.monotonic()
+        if not self._open:
+            return max(0.0, self._idle_since + _LINGER_S - now)
+        return max(0.0, min(next_at - now, _LINGER_S))
 
     def _is_over(self) -> bool:
         return not self._open and time.monotonic() - self._idle_since >= _LINGER_S

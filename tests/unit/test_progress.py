@@ -197,3 +197,14 @@ def test_a_process_without_stderr_shows_nothing(monkeypatch: pytest.MonkeyPatch)
     shown = Progress(lambda: "on")
     show(shown, CallStage.QUEUED, CallStage.DONE)
     until(is_over)
+
+
+def test_nobody_is_woken_by_a_call_and_work_that_ends_is_seen_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "_LINGER_S", 100.0)
+    shown = Progress(lambda: "off")
+    now = time.monotonic()
+    show(shown, CallStage.QUEUED)
+    assert shown._pause_s(now + 1.0) <= 1.0  # a line is due
+    assert shown._pause_s(now + 1000.0) == 100.0  # it may end right now, and be over then
+    show(shown, CallStage.DONE)
+    assert 0.0 < shown._pause_s(now) <= 100.0  # nothing is due while no call is open
