@@ -22,10 +22,11 @@ from concurrent.futures import CancelledError
 from functools import partial
 from typing import Any
 
+import flash_plugins
 from flash_plugins import Call, PayloadTooLarge, RemoteError, RemoteFunction, UnpicklableError, Work
 
 from .batch import BatchReport, TaskContext
-from .batching import BatchSizer
+from .batching import LOCAL_TAIL_S, TAIL_S, BatchSizer
 from .memo import CallerCache, Lookup
 from .refills import RefillWatch
 from .stats import RunStats
@@ -147,7 +148,7 @@ class ParallelCall:
         self.stats = stats
         self.batch = batch  # tasks in each, None for as many as the sizer says
         self.remaining: int | None = None  # tasks not submitted yet, None if joblib does not know
-        self.sizer = BatchSizer()
+        self.sizer = BatchSizer(tail_s=LOCAL_TAIL_S if flash_plugins.platform().name == "local" else TAIL_S)
         self._remote = remote
         self._work = Work("tasks")
         self._context = context
@@ -201,6 +202,8 @@ class ParallelCall:
             self._ensure_thread()
         try:
             self._watch_for_refills(items)
+            if items:
+                self.sizer.note_function(items[0][0])
             items, indexes, job.lookup = self._cache.look_up(items, indexes)
             if items:
                 self._send(items, indexes, job.calls)

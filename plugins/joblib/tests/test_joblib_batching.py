@@ -32,6 +32,19 @@ def test_a_batch_aims_at_the_target_time() -> None:
     assert sizer.next_size() == int(TARGET_S / 0.005)
 
 
+def test_batches_grow_from_the_size_of_an_earlier_call_of_the_function_if_its_tasks_take_as_long() -> None:
+    def function_of_this_test() -> None: ...
+
+    sizes = []
+    for task_s in (0.005, 0.006, 0.05, 0.005):
+        sizer = BatchSizer()
+        sizer.note_function(function_of_this_test)
+        sizer.record(tasks=1, busy_s=task_s, result_bytes=0)
+        sizes.append(sizer.next_size())
+        sizer.record(tasks=100, busy_s=100 * task_s, result_bytes=0)
+    assert sizes == [MAX_GROWTH, int(TARGET_S / 0.006), MAX_GROWTH, MAX_GROWTH]
+
+
 def test_long_tasks_stay_alone() -> None:
     assert sizer_after((1, 3.0)).next_size() == 1
 
