@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from .references import get, put
     from .remote import RemoteClass, RemoteFunction, RemoteGenerator, RemoteInstance, RemoteMethod
     from .resources import NetworkVolume, PodTemplate
+    from .steps import note_step, suspected_step
     from .work import Work
 
 __version__ = "0.1.0"
@@ -130,6 +131,7 @@ _HOMES = {
     "references": ("get", "put"),
     "resources": ("NetworkVolume", "PodTemplate"),
     "remote": ("RemoteClass", "RemoteFunction", "RemoteGenerator", "RemoteInstance", "RemoteMethod"),
+    "steps": ("note_step", "suspected_step"),
     "work": ("Work",),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -205,9 +207,11 @@ __all__ = [
     "configure",
     "get",
     "hookimpl",
+    "note_step",
     "platform",
     "put",
     "register",
+    "suspected_step",
     "unregister",
 ]
 

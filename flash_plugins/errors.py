@@ -217,7 +217,17 @@ class ResultLost(JobError):
 
 
 class WorkerLost(JobError):
-    """The workers that ran the job died, more often than the platform tries again."""
+    """The workers that ran the job died, more often than it is tried again.
+
+    Attributes:
+        reason: How they died: the message without the name of the call.
+        step: The step in which the call was, if it said such (`flash_plugins.note_step`).
+    """
+
+    def __init__(self, message: str, *, job_id: str | None = None, reason: str = "", step: int | None = None) -> None:
+        super().__init__(message, job_id=job_id)
+        self.reason = reason
+        self.step = step
 
 
 class SubmissionUnknown(JobError):

@@ -199,6 +199,7 @@ class CallEnvelope:
         held: What keeps its objects stored at the caller's. It does not travel.
         limit_s: Longest time that the worker may take for it, seconds, None for none of its own; then it stops the
             call and answers with an error that begins with `api.RUN_LIMIT_PREFIX`.
+        suspect: Of one call that says which step it is at: the step in which its process died before.
     """
 
     code: str
@@ -214,6 +215,7 @@ class CallEnvelope:
     limit_s: float | None = None
     objects: str | None = None
     held: Lease | None = field(default=None, repr=False, compare=False)
+    suspect: int | None = None
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -256,6 +258,7 @@ class CallEnvelope:
             "packages": self.packages,
             **({} if self.limit_s is None else {"limit_s": self.limit_s}),
             **({} if self.objects is None else {"objects": self.objects}),
+            **({} if self.suspect is None else {"suspect": self.suspect}),
         }
 
     def _encoded_arguments(self) -> str:
@@ -295,6 +298,7 @@ class CallEnvelope:
                 blobs={digest: decode_bytes(text, f"blob {digest[:12]}") for digest, text in blobs.items()},
                 limit_s=None if content.get("limit_s") is None else float(content["limit_s"]),
                 objects=content.get("objects"),
+                suspect=_number_of(content, "suspect"),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, EnvelopeError):
@@ -312,8 +316,9 @@ class Outcome:
         results: Of a batch: what came of its calls so far, as they finished. The outcome of the job has all of them,
             a chunk those since the chunk before.
         returned: Of a batch: places of calls that the worker gives back and will not begin.
-        lost: Of a batch: the place of the call that ran when its process died, and how that died. Calls that are
+        lost: The place of the call that ran when its process died, and how that died. Calls of a batch that are
             neither here nor in `results` were not begun.
+        step: Of the lost call: the step in which it was, if it says such.
         index: Place of a chunk among those of its run, from 0.
         count: How many chunks came before the outcome that ends a stream.
         run: What only this run of the job is named, in every chunk and at the end: the service may run it again.
@@ -334,6 +339,7 @@ class Outcome:
     results: Sequence[CallResult] = ()
     returned: tuple[int, ...] = ()
     lost: tuple[int, str] | None = None
+    step: int | None = None
 
     def changed(self, **fields: Any) -> Outcome:
         """Return the same with other fields, in a tenth of the 20 µs that `dataclasses.replace` takes of each call."""
@@ -367,7 +373,7 @@ class Outcome:
             answer["returned"] = list(self.returned)
         if self.lost is not None:
             answer["lost"] = list(self.lost)
-        for name in ("seconds", "worker", "pid", "index", "count", "run"):
+        for name in ("seconds", "worker", "pid", "index", "count", "run", "step"):
             if (value := getattr(self, name)) is not None:
                 answer[name] = value
         return answer
@@ -406,6 +412,7 @@ def decode_outcome(content: object) -> Outcome:
         results=unpack_results(decode_bytes(content["results"], "the results")) if "results" in content else (),
         returned=tuple(content.get("returned", ())),
         lost=_lost_of(content),
+        step=_number_of(content, "step"),
     )
 
 
@@ -422,7 +429,7 @@ def _lost_of(content: Mapping[str, Any]) -> tuple[int, str] | None:
 def _number_of(content: Mapping[str, Any], name: str) -> int | None:
     number = content.get(name)
     if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 0):
-        raise EnvelopeError(f"the worker's answer has {name} {number!r}, which is no number of chunks")
+        raise EnvelopeError(f"what was sent has {name} {number!r}, which is no number from 0")
     return number
 
 

@@ -25,6 +25,7 @@ from ..config import EndpointConfig
 from ..errors import EnvelopeError, FlashPluginsError, JobCancelled, JobTimeout, WorkerLost, WorkerStartFailed
 from ..hardware import ServerlessScalerType
 from ..payload import CallEnvelope, Outcome
+from ..platforms import api
 from ..replay import replay
 from .backlog import FunctionKey
 from .batching import MAX_ARGUMENT_BYTES, Estimate, Overhead, jobs_at_once
@@ -195,6 +196,9 @@ class BatchLane(Lane):
             if outcome.returned:
                 self._take_back(flight, outcome.returned)
                 return
+            if outcome.lost is not None:
+                self._isolate(flight, outcome)
+                return
             self._learn(flight, submission, 1, outcome.seconds, len(outcome.result or b""))
             flight.open.clear()
             self._settle(submission, outcome)
@@ -205,7 +209,7 @@ class BatchLane(Lane):
                 self._settle(submission, outcome)
             flight.open.clear()
         if outcome.lost is not None:
-            self._isolate(flight, outcome.lost[0])
+            self._isolate(flight, outcome)
         if flight.open:
             places = ", ".join(str(place) for place in list(flight.open)[:5])
             raise EnvelopeError(
@@ -258,11 +262,20 @@ class BatchLane(Lane):
             self.session.loop.spawn(self._cancel(flight))
         self._pump()
 
-    def _isolate(self, flight: Flight, place: int) -> None:
-        """The process of the worker died in one call: that runs alone, and those that were not begun once more."""
+    def _isolate(self, flight: Flight, outcome: Outcome) -> None:
+        """The process of the worker died in one call: that runs alone, and those that were not begun once more.
+
+        One that is alone already has caused enough of that after some times.
+        """
+        place, reason = outcome.lost or (0, "")
         suspect = flight.open.get(place)
         if suspect is not None:
             suspect.mates_max = 1
+            suspect.deaths += 1
+            suspect.suspect = outcome.step
+            if suspect.deaths >= api.MAX_ATTEMPTS:
+                del flight.open[place]
+                self.settle_error(suspect, _lost(suspect, reason))
         self._wait_again(flight.open.values())
         flight.open.clear()
 
@@ -318,6 +331,12 @@ class BatchLane(Lane):
         """Show what was printed outside the calls, while their code was loaded."""
         if records:
             self.session.delivery.post(lambda: replay(records))
+
+
+def _lost(submission: Submission, reason: str) -> WorkerLost:
+    reason = f"attempt {submission.deaths} of {api.MAX_ATTEMPTS}: {reason}"
+    call = submission.call
+    return WorkerLost(f"{call!r}: {reason}", job_id=call.job_id, reason=reason, step=submission.suspect)
 
 
 def slots_of(config: EndpointConfig) -> int:

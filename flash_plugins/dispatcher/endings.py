@@ -35,7 +35,7 @@ def ending_of(call: object, job: JobResult) -> FlashPluginsError:
     if error.startswith(api.WORKER_START_FAILED_PREFIX):
         return WorkerStartFailed(f"{call!r}: {error}", job_id=job.id)
     if error.startswith(api.WORKER_LOST_PREFIX):
-        return WorkerLost(f"{call!r}: {error}", job_id=job.id)
+        return WorkerLost(f"{call!r}: {error}", job_id=job.id, reason=error.removeprefix(api.WORKER_LOST_PREFIX))
     if error.startswith(api.DEPENDENCIES_FAILED_PREFIX):
         return DependencyError(f"{call!r}: {error}", job_id=job.id)
     return JobFailed(f"{call!r} failed on the worker: {error}", job_id=job.id)

@@ -102,7 +102,8 @@ class Flight:
         self.open = dict(enumerate(self.submissions))
         first = self.submissions[0]
         if not self.is_batch:
-            return first.envelope if first.envelope.args is first.args else replace(first.envelope, args=first.args)
+            whole = first.envelope if first.envelope.args is first.args else replace(first.envelope, args=first.args)
+            return whole if first.suspect is None else replace(whole, suspect=first.suspect)
         packages, blobs = dict(first.envelope.packages), dict(first.envelope.blobs)
         for one in self.submissions:
             if one.envelope is not first.envelope:

@@ -68,6 +68,8 @@ class Submission:
         is_running: Whether a worker has its job, as far as known.
         flight: The job that carries it, None while it waits, or where calls travel in no jobs.
         returns: How often it came back from a worker that had not begun it.
+        deaths: How many processes died in it of which the worker itself tells, in this attempt.
+        suspect: The step in which the last of them died, if it says such.
         moves: From platforms that ended to the next.
         verdict: What it ends with, whatever comes of its job.
         is_concluded: Whether its outcome was told: exactly one is.
@@ -89,6 +91,8 @@ class Submission:
     is_running: bool = False
     flight: Flight | None = None
     returns: int = 0
+    deaths: int = 0
+    suspect: int | None = None
     moves: int = 0
     verdict: FlashPluginsError | None = None
     is_concluded: bool = False
@@ -127,6 +131,7 @@ class Submission:
         self.last_failure, self.verdict = failure, None
         self.is_resting = True
         self.is_sent = self.is_running = False
+        self.deaths = 0
         self.flight = None
         self.call.job_id = None
         if self.attempts is not None:

@@ -21,6 +21,7 @@ from ..batches import CallResult
 from ..failure import encode_exception
 from ..payload import CallEnvelope
 from ..platforms import api
+from ..steps import begin_call
 from . import calling, capture
 from .calling import CallCancelled, Drive
 from .handshake import Handshake
@@ -144,6 +145,7 @@ class Batch:
     def _made(self) -> tuple[CallResult, list[dict[str, Any]]]:
         """Make one call and return what came of it."""
         started = time.perf_counter()
+        begin_call()
         with capture.recording(inline=self._inline) as recorder:
             try:
                 try:

@@ -134,11 +134,12 @@ class Progress:
         self.look()
         return self._encoded(replace(outcome, returned=outcome.returned or self.returned))
 
-    def answer_of_dead(self, reason: str, worker: str | None = None) -> dict[str, Any]:
+    def answer_of_dead(self, reason: str, worker: str | None = None, step: int | None = None) -> dict[str, Any]:
         """Return what the job loop reports when the process that ran the calls is gone.
 
         Args:
             reason: How it died, in words.
+            step: The step of the running call in which it did.
         """
         self.look()
         outcome = Outcome(worker=worker, returned=self.returned)
@@ -147,7 +148,7 @@ class Progress:
                 failure = encode_exception(calling.timeout_of(self.limit_s))
                 outcome = replace(outcome, results=[CallResult(index, self.running_for_s(), failure=failure)])
             else:
-                outcome = replace(outcome, lost=(index, reason))
+                outcome = replace(outcome, lost=(index, reason), step=step)
         return self._encoded(outcome)
 
     def close(self) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The process of a worker that runs users' code: `python -m flash_plugins.worker.runner FD`.
+"""The process of a worker that runs users' code: `python -m flash_plugins.worker.runner PARENT FDS`.
 
 It is apart from the official job loop (see `queue`), so that user code has a main thread of its own
 (signals, nested loky and `asyncio.run` work there), may block without stopping the loop, and can be killed.
@@ -38,6 +38,7 @@ from ..errors import EnvelopeError
 from ..failure import encode_exception
 from ..payload import CallEnvelope, Outcome, check_size
 from ..platforms import api
+from ..steps import begin_call, open_board
 from . import calling, capture, journal
 from .batch import Batch
 from .calling import CallCancelled, Drive
@@ -142,6 +143,7 @@ class Runner:
         finally:
             self._inline_job = None
             self._cancelled.discard(job_id)
+            begin_call()  # what it said of its steps is not said of the next
         self._report(job_id, answer)
 
     def _run_in_thread(self, job_id: str, content: Any) -> None:
@@ -203,6 +205,7 @@ class Runner:
                 envelope = CallEnvelope.decode(content)
                 capture.follow_log_level(envelope.log_level)
                 packages = envelope.packages
+                begin_call(envelope.suspect)
                 with self._preparing():
                     function = self._preparer.target(envelope)
                     if not envelope.batch:
@@ -391,16 +394,19 @@ def _deployed_here(preparer: Preparer) -> Deployed:
 
 
 def main() -> None:
-    """Serve the socket whose number is the only argument, as the environment says."""
-    die_with_parent(int(sys.argv[2]))
-    link = BlockingLink(socket.socket(fileno=int(sys.argv[1])))
+    """Serve calls, as the environment says. Arguments: the parent's process, and file descriptors that it shares."""
+    parent, fd, board, crash = map(int, sys.argv[1:])
+    die_with_parent(parent)
+    link = BlockingLink(socket.socket(fileno=fd))
     signal.signal(signal.SIGTERM, lambda *_: None)  # the job loop decides when to end: it closes the socket
     capture.install()
-    faulthandler.enable()  # the worker's log, and so the error of a lost worker, shows where it crashed
+    faulthandler.enable(crash)  # the error of a lost worker shows where it crashed
     _give_children_default_signals()
     environ = os.environ
     preparer = Preparer.of(environ)
     concurrency = int(environ.get(api.MAX_CONCURRENCY_ENV, "1"))
+    if concurrency == 1:
+        open_board(board)
     runner = Runner(
         link,
         preparer,

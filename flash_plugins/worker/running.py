@@ -37,12 +37,16 @@ class RunningJob:
         self.answers: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
         self.ended = asyncio.Event()
         self.is_cancelled = False
+        #: The step in which its process died, if the call says such, and the words for it.
+        self.last_step: tuple[int, str] | None = None
         self.occupation: asyncio.Task[None] | None = None
 
     @property
     def survives(self) -> bool:
         """Whether what has been done is known when the runner dies."""
-        return self.progress is not None and self.progress.has_begun
+        if self.progress is not None:
+            return self.progress.has_begun
+        return self.last_step is not None
 
     def running_for_s(self) -> float:
         """Return for how many seconds its call has run, 0 if none does."""
@@ -61,10 +65,22 @@ class RunningJob:
             self.ended.set()
             self.news.set()
 
-    def die(self, reason: str) -> None:
-        """Pass on that the runner has died."""
+    def die(self, reason: str, crash: str = "") -> None:
+        """Pass on that the runner has died.
+
+        Args:
+            reason: How it ended.
+            crash: What it said of that itself.
+        """
+        step, words = self.last_step or (None, "")
+        if words:
+            reason = f"{reason}, in {words}"
+        if crash:
+            reason = f"{reason}\n{crash}\n"
         if self.progress is not None and self.survives:
-            self.deliver(DONE, self.progress.answer_of_dead(reason, worker_id()))
+            self.deliver(DONE, self.progress.answer_of_dead(reason, worker_id(), step))
+        elif step is not None:
+            self.deliver(DONE, Outcome(lost=(0, reason), step=step, worker=worker_id()).encode())
         else:
             self.deliver(DONE, {})
 

@@ -27,7 +27,9 @@ from typing import Any
 
 from ..payload import Outcome, is_envelope
 from ..platforms import api
+from ..steps import Board
 from .early import Early, Post
+from .exits import CrashReport, Exit, Kills
 from .handback import HandBack
 from .journal import clean, path_of
 from .link import CALL, CANCEL, CREDIT, DONE, NEWS, pack, read_frame
@@ -78,6 +80,10 @@ class RunnerProcess:
         self._answering: set[asyncio.Task[Any]] = set()
         self._attaching = asyncio.Lock()
         self._writer: asyncio.StreamWriter | None = None
+        #: What a process leaves behind that dies.
+        self._board = Board()
+        self._crash = CrashReport()
+        self._kills = Kills()
         #: Why the process is being killed by us, None unless it is.
         self._killed_for: str | None = None
         self._start()
@@ -134,12 +140,13 @@ class RunnerProcess:
     def _start(self) -> None:
         """Start the process; it gets ready while the caller goes on."""
         ours, theirs = socket.socketpair()
+        fds = [theirs.fileno(), self._board.fd, self._crash.fd]
         # Blocked until the runner has its handler: a cancel that comes earlier must not kill it.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "flash_plugins.worker.runner", str(theirs.fileno()), str(os.getpid())],
-                pass_fds=[theirs.fileno()],
+                [sys.executable, "-m", "flash_plugins.worker.runner", str(os.getpid()), *map(str, fds)],
+                pass_fds=fds,
                 stdin=subprocess.DEVNULL,
             )
         finally:
@@ -310,25 +317,31 @@ class RunnerProcess:
         """Pass answers on until the process has ended. The socket alone would not tell: others may hold it."""
         process = self._process
         loop = asyncio.get_running_loop()
-        exited: asyncio.Future[int] = loop.create_future()
+        exited: asyncio.Future[Exit] = loop.create_future()
 
         def wait_for_exit() -> None:
-            code = process.wait()
+            end = Exit.wait(process)
             if not loop.is_closed():
-                loop.call_soon_threadsafe(exited.set_result, code)
+                loop.call_soon_threadsafe(exited.set_result, end)
 
         threading.Thread(target=wait_for_exit, name="flash-runner-exit", daemon=True).start()
         reading = asyncio.create_task(self._read(reader))
         waiting: set[asyncio.Future[Any]] = {reading, exited}
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        if not exited.done():  # it has closed its end, or sent what nobody can read
+        is_cut_off = not exited.done()
+        if is_cut_off:  # it has closed its end, or sent what nobody can read
+            await asyncio.wait({exited}, timeout=_LAST_FRAMES_S)  # or it is about to end by itself
+            is_cut_off = not exited.done()
             process.kill()
-        code = await exited
+        end = await exited
         await asyncio.wait({reading}, timeout=_LAST_FRAMES_S)
         reading.cancel()
         if self._answering:  # what the process finished before: the end of the worker must not cost it
             await asyncio.wait(self._answering, timeout=_SENDING_S)
-        self._replace(code)
+        reason = end.describe(was_out_of_memory=self._kills.were())
+        if is_cut_off:
+            reason = "closed its connection to the worker, as code that closes all files does, and was killed"
+        self._replace(end.code, reason)
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
         while (frame := await read_frame(reader)) is not None:
@@ -342,11 +355,16 @@ class RunnerProcess:
             elif job.limit_s is not None:
                 self._spawn(self._limit(job, job.limit_s))
 
-    def _replace(self, code: int) -> None:
+    def _replace(self, code: int, reason: str) -> None:
         jobs = list(self._jobs.values())
+        if self._takes_steps:
+            for job in jobs:
+                job.last_step = self._board.read()
         was_told = all(job.is_cancelled or job.is_over_limit or job.survives for job in jobs)
         was_cancelled = self._concurrency == 1 and code == CANCELLED_EXIT_CODE and was_told
-        reason = self._killed_for or _describe_exit(code)
+        reason, crash = self._killed_for or reason, self._crash.take()
+        if crash:
+            sys.stderr.write(f"{crash}\n")  # the worker's log has it, too
         if self._killed_for is None and not was_cancelled:
             if jobs and all(job.survives for job in jobs):
                 self._say(reason, "another one is started")
@@ -358,7 +376,12 @@ class RunnerProcess:
             self._writer = None
         self._start()
         for job in jobs:
-            job.die(f"the process that runs calls {reason}")
+            job.die(f"the process that runs calls {reason}", crash)
+
+    @property
+    def _takes_steps(self) -> bool:
+        """Whether calls may say how far they are: more than one at once would write on one board."""
+        return self._concurrency == 1
 
     def _end_worker(self, reason: str, code: int) -> None:
         self._say(reason)
@@ -385,11 +408,3 @@ def _has_passed(job: RunningJob, progress: Progress, index: int) -> Callable[[],
         return job.ended.is_set() or progress.running != index
 
     return look
-
-
-def _describe_exit(code: int) -> str:
-    if code >= 0:
-        return f"ended with exit code {code}"
-    name = signal.Signals(-code).name if -code in set(signal.Signals) else str(-code)
-    hint = " (killed from outside, most often for using too much memory)" if code == -signal.SIGKILL else ""
-    return f"ended with signal {name}{hint}"

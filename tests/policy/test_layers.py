@@ -33,6 +33,7 @@ LAYERS: list[set[str]] = [
         "code",
         "replay",
         "routes",
+        "steps",
         "images",
         "work",
     },

@@ -13,11 +13,13 @@ import logging
 import os
 import pickle
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import joblib
+
+from flash_plugins import note_step, suspected_step
 
 from .threads import ThreadLimits, limit_threads
 from .words import Task, called
@@ -85,7 +87,8 @@ def run_batch(items: Sequence[Task], context: TaskContext, indexes: Sequence[int
 
     What an `async` function returns is awaited. An exception of a task ends the batch and is raised as it is, with
     a note that says which task it was. `Parallel` inside a task uses the cores of this worker: threads one level
-    down, sequential below.
+    down, sequential below. A task in which the process died is the first of the next attempt, so that those around it
+    do not run again and again.
 
     Args:
         items: The tasks.
@@ -100,18 +103,31 @@ def run_batch(items: Sequence[Task], context: TaskContext, indexes: Sequence[int
     limit_threads(context.thread_limits)
     if context.initializer is not None:
         _initialize(context.initializer)
-    results: list[Any] = []
+    results: list[Any] = [None] * len(items)
+    suspect = suspected_step()
     started = time.perf_counter()
     with joblib.parallel_config(backend=nested, n_jobs=n_jobs):
-        for place, (function, args, kwargs) in enumerate(items):
+        for place in _order(len(items), suspect):
+            function, args, kwargs = items[place]
+            if place == suspect or len(items) == 1:  # words for all would cost more than a short task
+                note_step(place, f"the joblib task at index {indexes[place]}, {called(*items[place])}")
+            else:
+                note_step(place)
             try:
                 result = function(*args, **kwargs)
-                results.append(asyncio.run(result) if inspect.iscoroutine(result) else result)
+                results[place] = asyncio.run(result) if inspect.iscoroutine(result) else result
             except BaseException as error:
                 _say_which(error, indexes[place], items[place])
                 raise
     busy_s = time.perf_counter() - started
     return BatchReport(results, busy_s, _pickled_bytes(results[0]) * len(results), os.getpid())
+
+
+def _order(count: int, suspect: int | None) -> Iterable[int]:
+    """Return the places of tasks in the order in which they run: the one that may have killed a process first."""
+    if suspect is None or not 0 <= suspect < count:
+        return range(count)
+    return [suspect, *(place for place in range(count) if place != suspect)]
 
 
 def _initialize(initializer: Initializer) -> None:

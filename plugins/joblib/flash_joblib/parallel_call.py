@@ -30,7 +30,7 @@ from .batching import LOCAL_TAIL_S, TAIL_S, BatchSizer
 from .memo import CallerCache, Lookup
 from .refills import RefillWatch
 from .stats import RunStats
-from .words import Task, TaskNames, reworded_argument, reworded_result
+from .words import Task, TaskNames, hardware_of, reworded_argument, reworded_loss, reworded_result
 
 __all__ = ["SINGLE", "BatchJob", "ParallelCall", "current_call", "forget_current_call"]
 
@@ -98,18 +98,24 @@ class BatchJob:
         """Note that the batch could not be sent."""
         self._error = error
 
-    def settle(self, stats: RunStats, sizer: BatchSizer) -> None:
-        """Decode what the calls brought. They are all done."""
+    def settle(self, stats: RunStats, sizer: BatchSizer, hardware: str) -> None:
+        """Decode what the calls brought. They are all done.
+
+        Args:
+            stats: What counts them.
+            sizer: What learns from them.
+            hardware: What the workers are, for messages.
+        """
         calls, self.calls = self.calls, []
         lookup, self.lookup = self.lookup, None
         if self._error is None:
-            self._decode(calls, stats, sizer)
+            self._decode(calls, stats, sizer, hardware)
         if lookup is not None:
             self._store(lookup)
 
-    def _decode(self, calls: Sequence[Call[BatchReport]], stats: RunStats, sizer: BatchSizer) -> None:
+    def _decode(self, calls: Sequence[Call[BatchReport]], stats: RunStats, sizer: BatchSizer, hardware: str) -> None:
         for call in calls:
-            error = _exception_of(call)
+            error = _exception_of(call, hardware)
             if error is not None:
                 self._error = error
                 return
@@ -286,7 +292,7 @@ class ParallelCall:
                         self._thread = None
                         return
                 continue
-            job.settle(self.stats, self.sizer)
+            job.settle(self.stats, self.sizer, hardware_of(self._remote.endpoint.config))
             self.make_current()  # each time: the user's input may have run another call in this thread
             with self._lock:
                 self._under_way.discard(job)
@@ -300,13 +306,13 @@ class ParallelCall:
             del job, callback
 
 
-def _exception_of(call: Call[BatchReport]) -> BaseException | None:
+def _exception_of(call: Call[BatchReport], hardware: str) -> BaseException | None:
     try:
         error = call.exception()
     except CancelledError as cancelled:
         return cancelled
     if error is not None and isinstance(call.name, TaskNames):
-        error = reworded_result(error, call.name)
+        error = reworded_loss(reworded_result(error, call.name), call.name, hardware)
     if isinstance(error, RemoteError) and error.type_name.endswith("KeyboardInterrupt"):
         interrupt = KeyboardInterrupt(str(error))  # joblib's contract: as if it had happened here
         interrupt.__cause__ = error

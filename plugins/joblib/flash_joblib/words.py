@@ -10,9 +10,18 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from flash_plugins import PayloadTooLarge, UnpicklableError
+from flash_plugins import EndpointConfig, PayloadTooLarge, UnpicklableError, WorkerLost, WorkerStartFailed
 
-__all__ = ["Task", "TaskNames", "called", "name_of", "reworded_argument", "reworded_result"]
+__all__ = [
+    "Task",
+    "TaskNames",
+    "called",
+    "hardware_of",
+    "name_of",
+    "reworded_argument",
+    "reworded_loss",
+    "reworded_result",
+]
 
 #: One task as joblib makes it: function, positional and keyword arguments. All three are the user's.
 Task = tuple[Callable[..., Any], Sequence[Any], Mapping[str, Any]]
@@ -118,6 +127,33 @@ def reworded_result(error: BaseException, names: TaskNames) -> BaseException:
         text = str(error).replace("the result of run_batch()", f"the result of the {names},")
         return PayloadTooLarge(text, size_bytes=error.size_bytes, limit_bytes=error.limit_bytes)
     return error
+
+
+def reworded_loss(error: BaseException, names: TaskNames, hardware: str) -> BaseException:
+    """Return the error of a batch in words about its tasks, if it is that their worker died.
+
+    Args:
+        names: Of the batch.
+        hardware: What its worker is, as the user would ask for it.
+    """
+    if not isinstance(error, WorkerLost) or isinstance(error, WorkerStartFailed) or not error.reason:
+        return error
+    place = 0 if len(names) == 1 else error.step
+    task = f"the {names.of(place)}," if place is not None and place < len(names) else f"one of the {names},"
+    return WorkerLost(
+        f"{task} lost its worker: {error.reason.rstrip()}\nIf it needs more memory, ask for larger workers (now "
+        f"{hardware}) or run fewer tasks at once with n_jobs=; retries= tries again what fails by chance",
+        job_id=error.job_id,
+        reason=error.reason,
+        step=error.step,
+    )
+
+
+def hardware_of(config: EndpointConfig) -> str:
+    """Return what workers are asked for, as the user would write it."""
+    name, kinds = ("cpu", config.cpu) if config.cpu else ("gpu", config.gpu)
+    asked = [str(kind) for kind in kinds]
+    return f"{name}={asked[0] if len(asked) == 1 else asked!r}"
 
 
 def _again(error: UnpicklableError, message: str, path: tuple[str, ...]) -> UnpicklableError:
