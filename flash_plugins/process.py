@@ -12,7 +12,16 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from .errors import ConfigError
-from .settings import ObjectSettings, Settings, config_file, image_rules, is_ci, object_settings, worker_endpoint
+from .settings import (
+    ObjectSettings,
+    Settings,
+    config_file,
+    image_rules,
+    is_ci,
+    object_settings,
+    progress_mode,
+    worker_endpoint,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -126,7 +135,7 @@ def hooks() -> HookManager:
             from .builtin.progress import Progress
             from .hooks import HookManager
 
-            _progress = Progress(lambda: settings().progress, is_ci=is_ci())
+            _progress = Progress(lambda: progress_mode(_configured.get("progress")), is_ci=is_ci())
             # What a worker writes is shown to its caller, who has lines of this kind already.
             for_users = [] if worker_endpoint() is not None else [("notice", notice), ("progress", _progress)]
             _hooks = HookManager(

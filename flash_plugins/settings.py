@@ -28,7 +28,9 @@ __all__ = [
     "config_file",
     "image_rules",
     "is_ci",
+    "is_dumb_terminal",
     "object_settings",
+    "progress_mode",
     "worker_endpoint",
 ]
 
@@ -101,7 +103,7 @@ class Settings:
             objects_max_bytes=_bytes_in(environ, api.OBJECTS_MAX_BYTES_ENV),
             enclosing_url=environ.get(api.PLATFORM_URL_ENV),
             enclosing_key=environ.get(api.PLATFORM_KEY_ENV),
-            progress=_check_progress(environ.get("FLASH_PROGRESS") or progress or "auto"),
+            progress=progress_mode(progress),
         )
 
 
@@ -160,15 +162,26 @@ def is_ci() -> bool:
     return bool(os.environ.get("CI"))
 
 
-def worker_endpoint() -> str | None:
-    """Return the name of the endpoint whose worker this process is, None outside workers."""
-    return os.environ.get(api.ENDPOINT_NAME_ENV)
+def progress_mode(configured: str | None = None) -> str:
+    """Return whether progress is shown: `auto`, `on` or `off`. `FLASH_PROGRESS` wins over what was configured.
 
-
-def _check_progress(value: str) -> str:
+    Raises:
+        ConfigError: It is none of these.
+    """
+    value = os.environ.get("FLASH_PROGRESS") or configured or "auto"
     if value not in ("auto", "on", "off"):
         raise ConfigError(f"FLASH_PROGRESS (or configure(progress=…)) is {value!r}: give auto, on or off")
     return value
+
+
+def is_dumb_terminal() -> bool:
+    """Return whether the terminal says that a line on it cannot be rewritten."""
+    return os.environ.get("TERM") == "dumb"
+
+
+def worker_endpoint() -> str | None:
+    """Return the name of the endpoint whose worker this process is, None outside workers."""
+    return os.environ.get(api.ENDPOINT_NAME_ENV)
 
 
 def _bytes_in(environ: Mapping[str, str], name: str) -> int | None:

@@ -21,10 +21,9 @@ def flash_platform_chosen(platform: Platform) -> None:
 
 @hookimpl
 def flash_notice(text: str, endpoint: str | None) -> None:
-    """Write the line, in place of the progress line on a terminal."""
+    """Write the line."""
     if sys.stderr is None:
         return
     with contextlib.suppress(OSError, ValueError):  # closed: nobody reads it
-        start = "\r\x1b[2K" if sys.stderr.isatty() else ""
-        sys.stderr.write(f"{start}flash-plugins: {text}\n")
+        sys.stderr.write(f"flash-plugins: {text}\n")
         sys.stderr.flush()

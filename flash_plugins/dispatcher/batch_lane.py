@@ -149,7 +149,7 @@ class BatchLane(Lane):
         flight = Flight(submissions, estimate.expected_s(len(submissions)), is_ahead=is_idle)
         self._flights.add(flight)
         self._begin(submissions, self._flown(flight), flight)
-        self._begun.sent(flight, self._flights)
+        self._begun.sent(self._flights)
         return True
 
     async def _envelope_for(self, flight: Flight) -> CallEnvelope:
@@ -237,6 +237,7 @@ class BatchLane(Lane):
                 await asyncio.sleep(0)
         if outcome.returned:
             self._take_back(flight, outcome.returned)
+        self._begun.went_on(flight)
 
     def _take_back(self, flight: Flight, places: Iterable[int]) -> None:
         """Let calls wait again that a worker handed back without having begun them.

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which jobs of a lane a worker has begun, for those who are told of calls. No request is made to find out.
+"""Which calls of a lane a worker has begun, for those who are told of calls. No request is made to find out.
 
 The platform says so of jobs that it is asked about, which for a job that waits may be seconds later. Meanwhile: a job
-that is sent while a warm worker is idle is begun, and a worker that has ended one begins the oldest that waits.
+that is sent while a warm worker is idle is begun, and a worker that has ended one begins the oldest that waits. Of the
+calls of a job one runs at a time, in their order.
 """
 
 from __future__ import annotations
@@ -36,34 +37,40 @@ class Begun:
         self._calls_per_worker = calls_per_worker
         self._warm: dict[str | None, float] = {}  # when a worker ended a job last
 
-    def sent(self, flight: Flight, flights: Collection[Flight]) -> None:
-        """Take a job that is sent now."""
-        if not self._warm:
-            return
-        since = time.monotonic() - self._idle_timeout_s
-        warm = sum(at > since for at in self._warm.values())
-        if sum(one.has_begun for one in flights) < warm * self._calls_per_worker:
-            self._begin(flight)
+    def sent(self, flights: Collection[Flight]) -> None:
+        """Note that a job was sent: one of `flights`, which have not ended."""
+        if self._warm:
+            self._begin_next(flights)
 
     def ended(self, flight: Flight, flights: Collection[Flight]) -> None:
         """Take a job that its worker has ended; `flights` are those that have not."""
         self._warm[flight.call.worker_id] = time.monotonic()
-        waiting = [one for one in flights if not one.has_begun]
-        if waiting:
-            self._begin(min(waiting, key=lambda one: one.began_at))
+        self._begin_next(flights)
 
     def said(self, flight: Flight, is_running: bool) -> None:
         """Take what the platform says of a job."""
         flight.has_begun = is_running
-        if is_running:
-            self._tell_all(flight)
+        self.went_on(flight)
 
-    def _begin(self, flight: Flight) -> None:
-        flight.has_begun = True
-        expected_s = flight.expected_s
-        if expected_s is None or expected_s >= _BRIEF_S * len(flight.submissions):
-            self._tell_all(flight)
+    def went_on(self, flight: Flight) -> None:
+        """Tell of the call of a job that runs now: the first that has not ended. Any job may be asked about."""
+        if flight.has_begun and not _is_brief(flight):
+            for submission in flight.open.values():
+                self._tell(submission)
+                break
 
-    def _tell_all(self, flight: Flight) -> None:
-        for submission in flight.open.values():
-            self._tell(submission)
+    def _begin_next(self, flights: Collection[Flight]) -> None:
+        """Let warm workers that have no job begin the oldest of those that wait."""
+        since = time.monotonic() - self._idle_timeout_s
+        warm = sum(at > since for at in self._warm.values())
+        while sum(one.has_begun for one in flights) < warm * self._calls_per_worker:
+            waiting = [one for one in flights if not one.has_begun]
+            if not waiting:
+                return
+            flight = min(waiting, key=lambda one: one.began_at)
+            flight.has_begun = True
+            self.went_on(flight)
+
+
+def _is_brief(flight: Flight) -> bool:
+    return flight.expected_s is not None and flight.expected_s < _BRIEF_S * len(flight.submissions)

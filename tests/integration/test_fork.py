@@ -23,7 +23,8 @@ class Plugin:
 
     @hookimpl
     def flash_call_event(self, event):
-        self.stages.append(event.stage.name)
+        if event.stage.name not in ("STARTED", "RETURNED"):  # which are told of calls that take a while
+            self.stages.append(event.stage.name)
 
 plugin = Plugin()
 flash_plugins.register(plugin)

@@ -20,6 +20,7 @@ import flash_plugins
 from .batch import TaskContext, in_worker
 from .options import BackendOptions
 from .parallel_call import SINGLE, BatchJob, ParallelCall, current_call, forget_current_call
+from .progress import work_of
 from .stats import RunStats, remember
 from .threads import ThreadLimits, thread_limits
 
@@ -142,7 +143,7 @@ class FlashBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc
         call = self._calls[parallel]
         call.make_current()
         if parallel.n_dispatched_tasks == len(func):
-            call.begin(asks_for_size=parallel.batch_size == "auto")
+            call.begin(asks_for_size=parallel.batch_size == "auto", work=work_of(parallel, func.items))
         if (total := getattr(parallel, "n_tasks", None)) is not None:  # since joblib 1.5, for sized input
             call.remaining = total - parallel.n_dispatched_tasks
         end: int = parallel.n_dispatched_tasks  # these included

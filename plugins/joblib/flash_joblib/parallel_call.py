@@ -28,6 +28,7 @@ from flash_plugins import Call, PayloadTooLarge, RemoteError, RemoteFunction, Un
 from .batch import BatchReport, TaskContext
 from .batching import LOCAL_TAIL_S, TAIL_S, BatchSizer
 from .memo import CallerCache, Lookup
+from .progress import is_exhausted
 from .refills import RefillWatch
 from .stats import RunStats
 from .words import Task, TaskNames, hardware_of, reworded_argument, reworded_loss, reworded_result
@@ -171,12 +172,15 @@ class ParallelCall:
         """Make this the call that `current_call` returns in this thread."""
         _current.call = self
 
-    def begin(self, *, asks_for_size: bool) -> None:
+    def begin(self, *, asks_for_size: bool, work: Work) -> None:
         """Begin to submit the tasks of a call of the `Parallel` object: what is known of its input counts no more.
 
         Args:
             asks_for_size: Whether joblib will ask for the sizes of its batches, since its user gave none.
+            work: What its tasks are, for progress displays.
         """
+        self._work.complete()
+        self._work = work
         self._is_refilled = False
         self._young_tasks = 2 * self.n_jobs if asks_for_size and self.batch is None else 0
         self._watch = RefillWatch() if self._young_tasks else None
@@ -238,6 +242,7 @@ class ParallelCall:
 
     def cancel(self) -> None:
         """Cancel every batch under way, in the background."""
+        self._work.complete()
         with self._lock:
             jobs = list(self._under_way)
             for job in jobs:
@@ -303,6 +308,8 @@ class ParallelCall:
                 callback(job)
             except Exception:  # noqa: BLE001 - joblib's code; the thread must live for the other batches
                 _log.exception("joblib's completion callback failed; this Parallel call may not end")
+            if is_exhausted(getattr(callback, "parallel", None)):
+                self._work.complete()
             del job, callback
 
 

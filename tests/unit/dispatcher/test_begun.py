@@ -33,7 +33,7 @@ class Lane:
         submissions: Any = [SimpleNamespace(call=SimpleNamespace(worker_id=None)) for _ in range(calls)]
         flight = Flight(submissions, expected_s, began_at=began_at if began_at is not None else time.monotonic())
         self.flights.append(flight)
-        self.begun.sent(flight, self.flights)
+        self.begun.sent(self.flights)
         return flight
 
     def end(self, flight: Flight, worker: str = "w1") -> None:
@@ -42,7 +42,7 @@ class Lane:
         self.begun.ended(flight, self.flights)
 
     def is_told(self, *flights: Flight) -> bool:
-        return self.told == [submission for flight in flights for submission in flight.submissions]
+        return self.told == [flight.submissions[0] for flight in flights]
 
 
 def test_nothing_is_begun_while_no_worker_is_known() -> None:
@@ -70,6 +70,16 @@ def test_an_idle_worker_begins_what_is_sent(calls_per_worker: int) -> None:
     assert lane.is_told(*flights[:calls_per_worker])
 
 
+def test_the_oldest_that_waits_is_begun_rather_than_what_is_sent() -> None:
+    lane = Lane()
+    first, second, third = lane.send(began_at=1.0), lane.send(began_at=2.0), lane.send(began_at=3.0)
+    lane.end(first, "w1")  # what `second` runs on is not known yet
+    lane.end(second, "w2")
+    fourth = lane.send(began_at=4.0)
+    lane.send(began_at=5.0)
+    assert lane.is_told(second, third, fourth)
+
+
 def test_a_worker_that_was_idle_for_too_long_is_gone() -> None:
     lane = Lane(idle_timeout_s=0.0)
     lane.end(lane.send())
@@ -79,11 +89,22 @@ def test_a_worker_that_was_idle_for_too_long_is_gone() -> None:
 
 def test_what_the_platform_says_counts() -> None:
     lane = Lane()
-    flight = lane.send(expected_s=0.001, calls=2)
+    flight = lane.send()
     lane.begun.said(flight, True)
     assert lane.is_told(flight)
     lane.begun.said(flight, False)
     assert not flight.has_begun
+
+
+def test_the_calls_of_a_job_run_one_after_another() -> None:
+    lane = Lane()
+    flight = lane.send(calls=3)
+    lane.begun.said(flight, True)
+    del flight.open[0]
+    lane.begun.went_on(flight)
+    flight.open.clear()
+    lane.begun.went_on(flight)
+    assert lane.told == list(flight.submissions[:2])
 
 
 def test_calls_that_are_over_at_once_are_not_told_of_but_keep_their_worker_busy() -> None:
