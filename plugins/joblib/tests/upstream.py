@@ -3,6 +3,8 @@
 
 joblib's tests name their backends in lists. This plugin adds `flash` to every list that has `loky` in it,
 then keeps the items that use the backend named by `UPSTREAM_BACKEND`, and writes their outcomes as JSON.
+
+With `UPSTREAM_AS=default` that backend is joblib's default, and all other items are kept: those that name no backend.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import flash_joblib
+import joblib
 import joblib.testing
 import pytest
 from joblib.parallel import BACKENDS
@@ -22,6 +25,7 @@ from joblib.parallel import BACKENDS
 PATIENCE_S = 50
 
 _BACKEND = os.environ.get("UPSTREAM_BACKEND", flash_joblib.BACKEND_NAME)
+_IS_DEFAULT = os.environ.get("UPSTREAM_AS") == "default"
 _parametrize = pytest.mark.parametrize
 
 
@@ -32,7 +36,10 @@ def _with_flash(names: Any, values: Iterable[Any], *args: Any, **kwargs: Any) ->
     return _parametrize(names, values, *args, **kwargs)
 
 
-joblib.testing.parametrize = _with_flash
+if _IS_DEFAULT:
+    joblib.register_parallel_backend(_BACKEND, BACKENDS[_BACKEND], make_default=True)
+else:
+    joblib.testing.parametrize = _with_flash
 
 
 def _uses_backend(item: pytest.Item) -> bool:
@@ -41,8 +48,16 @@ def _uses_backend(item: pytest.Item) -> bool:
     return any((isinstance(value, str) and value == _BACKEND) or type(value) is BACKENDS[_BACKEND] for value in values)
 
 
+def _names_a_backend(item: pytest.Item) -> bool:
+    callspec = getattr(item, "callspec", None)
+    values = callspec.params.items() if callspec else ()
+    return any("backend" in name and isinstance(value, str) for name, value in values)
+
+
 def _stable_name(item: pytest.Item) -> str:
     """The item's name with the backend written as `BACKEND`, so that two runs can be compared."""
+    if _IS_DEFAULT:
+        return f"{item.module.__name__.rpartition('.')[2]}::{item.name}"  # type: ignore[attr-defined]
     params = {
         name: "BACKEND" if value == _BACKEND or type(value) is BACKENDS[_BACKEND] else str(value)
         for name, value in item.callspec.params.items()  # type: ignore[attr-defined]
@@ -56,7 +71,8 @@ def _import_flash_in_scripts(module: Any) -> None:
     for name, text in vars(module).items():
         if name.startswith("UNPICKLABLE_CALLABLE_SCRIPT_TEMPLATE"):
             setattr(module, name, "import flash_joblib\n" + text)
-    patient = module.check_subprocess_call
+    if (patient := getattr(module, "check_subprocess_call", None)) is None:
+        return
     module.check_subprocess_call = lambda *args, timeout, **kwargs: patient(*args, timeout=PATIENCE_S, **kwargs)
 
 
@@ -68,7 +84,11 @@ class Outcomes:
         self.found: dict[str, dict[str, str]] = {}
 
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        kept = [item for item in items if _uses_backend(item)]
+        kept = (
+            [item for item in items if not _names_a_backend(item)]
+            if _IS_DEFAULT
+            else list(filter(_uses_backend, items))
+        )
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])
         items[:] = kept
         for module in {item.module for item in kept}:  # type: ignore[attr-defined]
