@@ -18,6 +18,7 @@ from joblib.parallel import (
 import flash_plugins
 
 from .batch import TaskContext, in_worker
+from .managers import ManagerKey
 from .options import BackendOptions
 from .parallel_call import SINGLE, BatchJob, ParallelCall, current_call, forget_current_call
 from .progress import work_of
@@ -114,8 +115,13 @@ class FlashBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc
             raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
         endpoint, function = self._configured.function(n_jobs)
         endpoint.start()
-        initializer = self._configured.initializer()
-        context = TaskContext(self.nesting_level or 0, self._thread_limits(endpoint, n_jobs), initializer)
+        is_here = flash_plugins.platform().name == "local"
+        context = TaskContext(
+            nesting_level=self.nesting_level or 0,
+            thread_limits=self._thread_limits(endpoint, n_jobs, is_here=is_here),
+            initializer=self._configured.initializer(),
+            manager_key=ManagerKey() if is_here else None,
+        )
         call = ParallelCall(
             function, context, n_jobs=n_jobs, stats=RunStats(total=self._total), batch=self._configured.batch
         )
@@ -125,10 +131,10 @@ class FlashBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc
         self._workers = WorkerSet(endpoint.name, n_jobs)
         return n_jobs
 
-    def _thread_limits(self, endpoint: flash_plugins.Endpoint, n_jobs: int) -> ThreadLimits | None:
+    def _thread_limits(self, endpoint: flash_plugins.Endpoint, n_jobs: int, *, is_here: bool) -> ThreadLimits | None:
         """Threads that numeric libraries may use in a task: what was asked, else a fair share if workers share
         this machine. The same numbers as loky's, so that sums come out in the same order, to the last bit."""
-        if self.inner_max_num_threads is None and flash_plugins.platform().name != "local":
+        if self.inner_max_num_threads is None and not is_here:
             return None
         fair_share: int = max(joblib.cpu_count() // n_jobs, 1)
         return thread_limits(self.inner_max_num_threads, share=fair_share, given=endpoint.config.env)

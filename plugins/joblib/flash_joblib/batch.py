@@ -21,6 +21,7 @@ import joblib
 
 from flash_plugins import note_step, suspected_step
 
+from .managers import ManagerKey
 from .threads import ThreadLimits, limit_threads
 from .words import Task, called
 
@@ -53,11 +54,13 @@ class TaskContext:
         nesting_level: Level of the `Parallel` call they belong to; theirs is one more.
         thread_limits: Threads that BLAS, OpenMP and the like may use, None for the worker's default.
         initializer: What to call first in a process, None for nothing.
+        manager_key: Key of the caller's `multiprocessing` managers, None where they cannot be reached.
     """
 
     nesting_level: int = 0
     thread_limits: ThreadLimits | None = None
     initializer: Initializer | None = None
+    manager_key: ManagerKey | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,7 @@ def in_worker() -> bool:
     return _in_worker
 
 
-def run_batch(items: Sequence[Task], context: TaskContext, indexes: Sequence[int]) -> BatchReport:
+def run_batch(context: TaskContext, items: Sequence[Task], indexes: Sequence[int]) -> BatchReport:
     """Run the tasks in order and return their results.
 
     What an `async` function returns is awaited. An exception of a task ends the batch and is raised as it is, with
@@ -91,8 +94,8 @@ def run_batch(items: Sequence[Task], context: TaskContext, indexes: Sequence[int
     do not run again and again.
 
     Args:
+        context: How the tasks run; first, since unpickling tasks may need its key.
         items: The tasks.
-        context: How they run.
         indexes: Their places in the iterable of the `Parallel` call.
     """
     global _in_worker

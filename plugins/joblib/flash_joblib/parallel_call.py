@@ -264,7 +264,7 @@ class ParallelCall:
         """Append the calls that carry `items`: one, or more if that would be too large for a job."""
         try:
             with self._work.calls(tasks=len(items), name=TaskNames(items, indexes)):
-                calls.append(self._remote(items, self._context, indexes))
+                calls.append(self._remote(self._context, items, indexes))
         except UnpicklableError as error:
             raise reworded_argument(error, items, indexes) from error.__cause__
         except PayloadTooLarge:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import mmap
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -197,6 +198,19 @@ def test_two_threads_share_an_instance_and_an_abort_hurts_only_its_own_call() ->
             Parallel(n_jobs=2, backend=backend, batch_size=1)(delayed(over_quota)(i) for i in range(10))
     thread.join(60)
     assert outcome["long"] == list(range(40))
+
+
+def test_tasks_of_this_machine_reach_a_manager() -> None:
+    def count(counts: Any, lock: Any, queue: Any, i: int) -> None:
+        with lock:
+            counts["all"] += i
+        queue.put(i)
+
+    with multiprocessing.Manager() as manager:
+        counts, lock, queue = manager.dict(all=0), manager.Lock(), manager.Queue()
+        Parallel(n_jobs=2, backend="flash")(delayed(count)(counts, lock, queue, i) for i in range(20))
+        assert counts["all"] == 190
+        assert sorted(queue.get(timeout=10) for _ in range(20)) == list(range(20))
 
 
 def test_the_input_may_come_from_another_parallel_generator() -> None:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""joblib's own shipped `test_parallel.py`: what loky passes, `flash` passes, but for what is listed here.
+"""joblib's own shipped tests: what loky passes, `flash` passes, but for what is listed here.
 
-Run with `-m conformance`. The items are those that name a backend; see `upstream.py` for how they are found.
+Run with `-m conformance`. First the items of `test_parallel.py` that name a backend, then those of all files that name
+none, with `flash` as joblib's default; see `upstream.py` for how they are found.
 """
 
 from __future__ import annotations
@@ -21,18 +22,28 @@ from tests.support import ROOT
 
 TESTS = Path(__file__).parent
 
+_NO_IMPORT = "loky's children import what their tasks refer to, and the tests' module never imports flash_joblib"
+
 #: Items that `flash` does not pass, by the beginning of their name: about pools on this machine, each with why.
 NOT_OURS = {
     "test_auto_memmap_on_arrays_from_generator": "asserts that tasks get an np.memmap of a file on this machine",
     "test_memmapping_leaks": "asserts on files in joblib's temporary folder for memory maps",
-    "test_dispatch_multiprocessing": "talks to a multiprocessing.Manager, which only child processes may do",
-    "test_initializer_context": "talks to a multiprocessing.Manager, which only child processes may do",
-    "test_initializer_parallel": "talks to a multiprocessing.Manager, which only child processes may do",
-    "test_nested_loop[name child_backend=BACKEND parent_backend=loky": "loky's children never imported flash_joblib",
+    "test_nested_loop[name child_backend=BACKEND parent_backend=loky": _NO_IMPORT,
     "test_backend_nesting_level[name context=<class 'joblib.parallel.parallel_config'> inner_backend=BACKEND "
-    "outer_backend=loky": "loky's children never imported flash_joblib",
+    "outer_backend=loky": _NO_IMPORT,
     "test_backend_nesting_level[name context=<class 'joblib.parallel.parallel_backend'> inner_backend=BACKEND "
-    "outer_backend=loky": "loky's children never imported flash_joblib",
+    "outer_backend=loky": _NO_IMPORT,
+}
+
+#: Files of joblib's tests that make `Parallel` calls, of which some name no backend.
+MODULES = ("parallel", "config", "memory", "store_backends", "func_inspect", "memmapping", "backports")
+
+#: Items that fail with `flash` as default, likewise.
+NOT_AS_DEFAULT = {
+    "test_parallel::test_effective_n_jobs_None": "asserts that one job runs where nobody says how many; all workers do",
+    "test_parallel::test_backend_hinting_and_constraints": "asserts that the default is LokyBackend",
+    "test_config::test_parallel_config_no_backend": "asserts that the default is LokyBackend",
+    "test_config::test_parallel_config_params_explicit_set": "asserts that the default is LokyBackend",
 }
 
 #: An item that is expected to fail by joblib's authors, and does, is as good as one that passes.
@@ -67,10 +78,11 @@ def python_with(version: str) -> str:
     return str(require(f"joblib=={version}", *(f"{name}=={metadata.version(name)}" for name in PACKAGES)).python)
 
 
-def run_upstream(python: str, backend: str, folder: Path) -> dict[str, dict[str, str]]:
+def run_upstream(python: str, backend: str, folder: Path, *, is_default: bool = False) -> dict[str, dict[str, str]]:
     """Run joblib's items for `backend` in a process of their own and return their outcomes by stable name."""
     outcomes = folder / f"{backend}.json"
-    command = [python, "-m", "pytest", "--pyargs", "joblib.test.test_parallel", "-p", "upstream"]
+    modules = [f"joblib.test.test_{name}" for name in (MODULES if is_default else MODULES[:1])]
+    command = [python, "-m", "pytest", "--pyargs", *modules, "-p", "upstream"]
     options = ["-c", os.devnull, f"--rootdir={folder}", "-p", "no:cacheprovider", "--timeout=60", "-q", "--tb=no"]
     environment = {
         **os.environ,
@@ -78,6 +90,7 @@ def run_upstream(python: str, backend: str, folder: Path) -> dict[str, dict[str,
             [str(TESTS), str(TESTS.parent), str(ROOT), os.environ.get("PYTHONPATH", "")]
         ).rstrip(os.pathsep),
         "UPSTREAM_BACKEND": backend,
+        "UPSTREAM_AS": "default" if is_default else "named",
         "UPSTREAM_OUTCOMES": str(outcomes),
     }
     done = subprocess.run(
@@ -87,38 +100,39 @@ def run_upstream(python: str, backend: str, folder: Path) -> dict[str, dict[str,
     return cast("dict[str, dict[str, str]]", json.loads(outcomes.read_text()))
 
 
+def check(
+    flash: dict[str, dict[str, str]], loky: dict[str, dict[str, str]], listed: dict[str, str], *, title: str
+) -> None:
+    """Assert that flash passes what loky passes, but for what is listed, and that all of that is needed."""
+    passed = {name for name, item in flash.items() if item["outcome"] in GOOD}
+    skipped = {name for name, item in flash.items() if item["outcome"] == "skipped"}
+    beyond_loky = {name for name, item in loky.items() if item["outcome"] not in GOOD}
+    failed = flash.keys() - passed - beyond_loky
+    print(
+        f"\n{title}: flash passes {len(passed)} of {len(flash)} and skips {len(skipped)}, "
+        f"loky passes {len(loky) - len(beyond_loky)} of {len(loky)}"
+    )
+    assert not {name: flash[name]["reason"] for name in failed if not name.startswith(tuple(listed))}
+    unneeded = [start for start in listed if not any(name.startswith(start) for name in failed)]
+    assert not unneeded, "these pass now: take them off the list"
+
+
 @pytest.mark.conformance
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("version", VERSIONS, ids=lambda version: version or "newest")
 def test_flash_passes_what_loky_passes_of_joblibs_own_tests(version: str, tmp_path: Path) -> None:
     python = python_with(version)
-    flash = run_upstream(python, "flash", tmp_path)
-    loky = run_upstream(python, "loky", tmp_path)
-    passed = {name for name, item in flash.items() if item["outcome"] in GOOD}
-    beyond_loky = {name for name, item in loky.items() if item["outcome"] not in GOOD}
-    failed = flash.keys() - passed - beyond_loky
-    print(
-        f"\njoblib {version or metadata.version('joblib')}, items that name a backend: "
-        f"flash passes {len(passed)} of {len(flash)}, loky {len(loky) - len(beyond_loky)} of {len(loky)}"
-    )
+    flash, loky = (run_upstream(python, backend, tmp_path) for backend in ("flash", "loky"))
     assert len(flash) > 140, "the harness finds joblib's items no more"
-    assert not {name: flash[name]["reason"] for name in failed if not name.startswith(tuple(NOT_OURS))}
-    unneeded = [start for start in NOT_OURS if not any(name.startswith(start) for name in failed)]
-    assert version or not unneeded, "these pass now: take them off the list"
+    check(flash, loky, NOT_OURS, title=f"joblib {version or metadata.version('joblib')}, items that name a backend")
 
 
 @pytest.mark.conformance
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("version", VERSIONS[1:])
-def test_cached_functions_use_the_callers_cache_in_older_versions_too(version: str) -> None:
-    command = [python_with(version), "-m", "pytest", "-q", "-c", os.devnull, f"--rootdir={ROOT}"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(ROOT)])}
-    done = subprocess.run(
-        [*command, "-p", "no:cacheprovider", str(TESTS / "test_joblib_memory.py")],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("version", VERSIONS, ids=lambda version: version or "newest")
+def test_flash_as_default_passes_what_loky_passes(version: str, tmp_path: Path) -> None:
+    python = python_with(version)
+    flash, loky = (run_upstream(python, backend, tmp_path, is_default=True) for backend in ("flash", "loky"))
+    assert len(flash) > 400, "the harness finds joblib's items no more"
+    assert flash.keys() == loky.keys()
+    check(flash, loky, NOT_AS_DEFAULT, title=f"joblib {version or metadata.version('joblib')}, flash as default")
