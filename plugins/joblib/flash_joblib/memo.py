@@ -240,6 +240,8 @@ def _awaiting(function: Callable[..., Any]) -> Callable[..., Any]:
     async def awaiting(*_args: Any, **_kwargs: Any) -> Any:
         return await _Result()
 
+    if code := getattr(function, "__code__", None):  # a function of the program itself is named after its file
+        awaiting.__code__ = awaiting.__code__.replace(co_filename=code.co_filename)
     if isinstance(function, types.MethodType):
         return types.MethodType(functools.update_wrapper(awaiting, function.__func__), function.__self__)
     if isinstance(function, types.FunctionType):

@@ -172,12 +172,14 @@ def test_entries_that_are_no_longer_valid_are_computed_again(memory: Memory, poo
 
 
 def test_verbose_output_is_joblibs_and_appears_here(
-    tmp_path: Path, pool: Parallel, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, pool: Parallel, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(pid_of, "__module__", "__main__")
     cached = Memory(tmp_path, verbose=5).cache(pid_of)
     pool([delayed(cached)(41)])
     said = capsys.readouterr().out
     assert "pid_of(41)" in said
+    assert "test_joblib_memory.pid_of" in said
     assert "pid_of - " in said
     pool([delayed(cached)(41)])
     said = capsys.readouterr().out
