@@ -22,6 +22,7 @@ import joblib
 from flash_plugins import note_step, suspected_step
 
 from .managers import ManagerKey
+from .raising import RaisingWarnings, WarningFilter
 from .threads import ThreadLimits, limit_threads
 from .words import Task, called
 
@@ -55,12 +56,14 @@ class TaskContext:
         thread_limits: Threads that BLAS, OpenMP and the like may use, None for the worker's default.
         initializer: What to call first in a process, None for nothing.
         manager_key: Key of the caller's `multiprocessing` managers, None where they cannot be reached.
+        warning_filters: Which warnings are errors.
     """
 
     nesting_level: int = 0
     thread_limits: ThreadLimits | None = None
     initializer: Initializer | None = None
     manager_key: ManagerKey | None = None
+    warning_filters: tuple[WarningFilter, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +112,7 @@ def run_batch(context: TaskContext, items: Sequence[Task], indexes: Sequence[int
     results: list[Any] = [None] * len(items)
     suspect = suspected_step()
     started = time.perf_counter()
-    with joblib.parallel_config(backend=nested, n_jobs=n_jobs):
+    with joblib.parallel_config(backend=nested, n_jobs=n_jobs), RaisingWarnings(context.warning_filters):
         for place in _order(len(items), suspect):
             function, args, kwargs = items[place]
             if place == suspect or len(items) == 1:  # words for all would cost more than a short task

@@ -19,6 +19,8 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
+from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -29,6 +31,7 @@ from .batch import BatchReport, TaskContext
 from .batching import LOCAL_TAIL_S, TAIL_S, BatchSizer
 from .memo import CallerCache, Lookup
 from .progress import is_exhausted
+from .raising import raisable, raising_filters
 from .refills import RefillWatch
 from .stats import RunStats
 from .words import Task, TaskNames, hardware_of, reworded_argument, reworded_loss, reworded_result
@@ -92,7 +95,7 @@ class BatchJob:
         results, error = self._results, self._error
         self._results, self._error = [], None
         if error is not None:
-            raise error
+            raise raisable(error)
         return results
 
     def fail(self, error: BaseException) -> None:
@@ -181,6 +184,7 @@ class ParallelCall:
         """
         self._work.complete()
         self._work = work
+        self._context = replace(self._context, warning_filters=raising_filters())
         self._is_refilled = False
         self._young_tasks = 2 * self.n_jobs if asks_for_size and self.batch is None else 0
         self._watch = RefillWatch() if self._young_tasks else None
@@ -299,18 +303,28 @@ class ParallelCall:
                 continue
             job.settle(self.stats, self.sizer, hardware_of(self._remote.endpoint.config))
             self.make_current()  # each time: the user's input may have run another call in this thread
-            with self._lock:
-                self._under_way.discard(job)
             callback, job.callback = job.callback, None
-            if callback is None:
-                continue
             try:
-                callback(job)
+                if callback is not None:
+                    self._call_back(job, callback)
             except Exception:  # noqa: BLE001 - joblib's code; the thread must live for the other batches
                 _log.exception("joblib's completion callback failed; this Parallel call may not end")
             if is_exhausted(getattr(callback, "parallel", None)):
                 self._work.complete()
+            with self._lock:
+                self._under_way.discard(job)
             del job, callback
+
+    @staticmethod
+    def _call_back(job: BatchJob, callback: Callable[[BatchJob], object]) -> None:
+        """Tell joblib, but not of a batch of a call that it has given up.
+
+        It would take an error for one of the next call of that `Parallel`, if that is just beginning, and end it with
+        no results. It begins one under this lock, and `cancel` comes before.
+        """
+        with getattr(getattr(callback, "parallel", None), "_lock", nullcontext()):
+            if not job.is_cancelled:
+                callback(job)
 
 
 def _exception_of(call: Call[BatchReport], hardware: str) -> BaseException | None:
