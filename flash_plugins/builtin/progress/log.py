@@ -21,6 +21,7 @@ class LogLines:
     def __init__(self, out: TextIO) -> None:
         self._out: TextIO | None = out
         self._pause_s = _FIRST_PAUSE_S
+        self.shows_rest = False
         self.first_after_s = _FIRST_PAUSE_S
 
     def show(self, snapshot: Snapshot) -> float:

@@ -37,6 +37,7 @@ class NotebookOutput:
         self._display_id = uuid.uuid4().hex
         self._is_shown = False
         self._is_forgotten = False
+        self.shows_rest = True
         self.first_after_s = 0.0
 
     def show(self, snapshot: Snapshot) -> float:

@@ -42,9 +42,11 @@ class Display(Protocol):
 
     Attributes:
         first_after_s: Seconds of work before it is due for the first time.
+        shows_rest: Whether it is due as well, once, when no call is under way.
     """
 
     first_after_s: float
+    shows_rest: bool
 
     def show(self, snapshot: Snapshot) -> float:
         """Show it; returns after how many seconds it is due again."""
@@ -137,7 +139,7 @@ class Progress:
                     self._display = None
 
     def _run(self, tally: Tally, display: Display) -> None:
-        due_at, is_shown = tally.began_at + max(display.first_after_s, _QUIET_S), False
+        due_at, is_shown, is_at_rest = tally.began_at + max(display.first_after_s, _QUIET_S), False, False
         while True:
             with self._changed:
                 if not self._is_over(tally):
@@ -146,7 +148,9 @@ class Progress:
                 is_over = self._is_over(tally)
                 if is_over and self._tally is tally:
                     self._tally = None
-                is_due = is_over or (tally.has_calls and now >= due_at)
+                is_news = tally.has_calls or (is_shown and display.shows_rest and not is_at_rest)
+                is_due = is_over or (is_news and now >= due_at)
+                is_at_rest = not tally.has_calls and (is_at_rest or is_due)
                 snapshot = tally.snapshot(now) if is_due else None
             # Without the lock, which every call of the process needs: a terminal may be stopped, a pipe full.
             if is_over:

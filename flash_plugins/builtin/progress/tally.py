@@ -113,8 +113,10 @@ class Tally:
         self._endpoints: dict[str, _Endpoint] = {}
         self._workers: set[str] = set()
         self._ended = self._failed = self._cancelled = 0
-        self._working_since: float | None = None
-        self._marks: deque[tuple[float, int]] = deque()
+        self._working_since: float | None = None  # when a worker began
+        self._rated_since: float | None = None  # the same, of the work that the rate is of, and what had ended before
+        self._ended_before = 0
+        self._marks: deque[tuple[float, int]] = deque()  # times, and how many had ended by then
         self._ended_at = began_at
 
     @property
@@ -126,7 +128,7 @@ class Tally:
         """Count what was told of a call."""
         stage = event.stage
         if stage is _QUEUED:
-            self._note_queued(event)
+            self._note_queued(event, now)
         elif stage is _SENT:
             return
         elif stage is _STARTED:
@@ -136,11 +138,14 @@ class Tally:
         else:
             self._note_end(event, now)
 
-    def _note_queued(self, event: CallEvent) -> None:
+    def _note_queued(self, event: CallEvent, now: float) -> None:
         key = event.work or event.endpoint
         if (part := self._parts.get(key)) is None:
             label = event.endpoint if event.work is None else event.work.label
             part = self._parts[key] = _Part(label, event.work)
+            if not self._open and self._working_since is not None:  # other work, which takes other times
+                self._rated_since, self._ended_before = now, self._ended
+                self._marks.clear()
         if (endpoint := self._endpoints.get(event.endpoint)) is None:
             endpoint = self._endpoints[event.endpoint] = _Endpoint()
         part.seen += event.tasks
@@ -154,7 +159,7 @@ class Tally:
         self._running.add(event.call_id)
         endpoint.has_worker = True
         if self._working_since is None:
-            self._working_since = now
+            self._working_since = self._rated_since = now
 
     def _note_end(self, event: CallEvent, now: float) -> None:
         if (known := self._open.pop(event.call_id, None)) is None:
@@ -173,7 +178,7 @@ class Tally:
             self._workers.add(event.worker_id)
             endpoint.has_worker = True
         if self._working_since is None:
-            self._working_since = max(self.began_at, now - (event.seconds or 0.0))
+            self._working_since = self._rated_since = max(self.began_at, now - (event.seconds or 0.0))
         if not self._marks or now - self._marks[-1][0] >= _MARK_EVERY_S:
             self._marks.append((now, self._ended))
         self._ended_at = now
@@ -204,23 +209,25 @@ class Tally:
         )
 
     def _rate(self) -> float | None:
-        """Return how many ended per second, up to the last of them and not before the first worker began."""
-        if not self._ended or self._working_since is None:
+        """Return how many ended per second: lately, of the work under way; of all, once all calls have ended."""
+        if self._working_since is None or self._rated_since is None:
             return None
-        while len(self._marks) > 1 and self._ended_at - self._marks[0][0] > _RATE_S:
-            self._marks.popleft()
-        since, before = self._marks[0]
-        if self._ended_at - since < _RATE_S / 2:
-            since, before = self._working_since, 0
+        since, before = self._working_since, 0
+        if self._open:
+            since, before = self._rated_since, self._ended_before
+            while len(self._marks) > 1 and self._ended_at - self._marks[0][0] > _RATE_S:
+                self._marks.popleft()
+            if self._marks and self._ended_at - self._marks[0][0] >= _RATE_S / 2:
+                since, before = self._marks[0]
         seconds = self._ended_at - since
-        return None if seconds < _LEAST_RATE_S else (self._ended - before) / seconds
+        return None if seconds < _LEAST_RATE_S or self._ended <= before else (self._ended - before) / seconds
 
     def _left_s(self, left: int, rate: float | None, now: float) -> float | None:
         if rate is None or left <= 0 or not self._open:
             return None
         left_s = left / rate - (now - self._ended_at)
-        if left_s <= 0.0 and self._working_since is not None:  # slower than before
-            left_s = left * (now - self._working_since) / self._ended
+        if left_s <= 0.0 and self._rated_since is not None:  # slower than before
+            left_s = left * (now - self._rated_since) / (self._ended - self._ended_before)
         return left_s
 
 

@@ -50,6 +50,7 @@ class TerminalLine:
         self._is_amid_line = False  # somebody else's line is not at its end
         self._guards: list[_Guard] = []
         self._handlers: list[tuple[logging.StreamHandler[Any], TextIO]] = []
+        self.shows_rest = False
         self.first_after_s = 0.0
 
     def show(self, snapshot: Snapshot) -> float:
@@ -77,7 +78,7 @@ class TerminalLine:
         with self._lock:
             self._clear()
             if snapshot is not None and self._out is not None and not self._is_amid_line and not is_at_prompt():
-                self._write(f"{line_of(snapshot, is_ascii=takes_only_ascii(self._out))}\n")
+                self._write(f"flash-plugins: {line_of(snapshot, is_ascii=takes_only_ascii(self._out))}\n")
         self._unguard()
 
     def forget(self) -> None:

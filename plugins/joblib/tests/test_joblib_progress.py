@@ -151,3 +151,17 @@ def test_what_may_leave_out_or_repeat_something_tells_nothing() -> None:
     exhausted = (x for x in [1])
     list(exhausted)
     assert total_of(exhausted) is None
+
+
+@pytest.mark.parametrize(("verbose", "stream"), [(1, "err"), (10, "err"), (51, "out")])
+def test_what_joblib_says_by_itself_is_right_with_batches(
+    verbose: int, stream: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert Parallel(n_jobs=2, backend="flash", verbose=verbose)(delayed(double)(i) for i in range(60))[-1] == 118
+    said = [
+        line for line in getattr(capsys.readouterr(), stream).splitlines() if line.startswith("[Parallel(n_jobs=2)]")
+    ]
+    assert said[0] == "[Parallel(n_jobs=2)]: Using backend FlashBackend with 2 concurrent workers."
+    assert said[-1].startswith("[Parallel(n_jobs=2)]: Done  60 out of  60 | elapsed: ")
+    done = [int(line.partition("Done ")[2].split()[0]) for line in said[1:]]
+    assert done == sorted(done)

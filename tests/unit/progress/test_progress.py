@@ -96,7 +96,7 @@ def test_a_terminal_gets_one_line_that_is_rewritten() -> None:
     until(is_over)
     text = out.getvalue()
     drawn, last = text.rsplit(CLEAR, 1)  # the line is cleared when the last call ends
-    assert last.startswith("e: 1/1 calls done")
+    assert last.startswith("flash-plugins: e: 1/1 calls done")
     assert last.endswith(" s\n")
     assert all(part.startswith("e: 0/1 calls done") for part in drawn.split(CLEAR)[1:])
     assert "\n" not in drawn

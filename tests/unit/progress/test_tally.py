@@ -167,6 +167,7 @@ def test_the_first_result_tells_when_its_worker_began() -> None:
 
 def test_the_rate_is_that_of_late() -> None:
     stretch = Stretch()
+    stretch.call()  # and one that goes on
     for pause_s, count in ((0.1, 1000), (10.0, 10)):
         for _ in range(count):
             stretch.now += pause_s
@@ -174,6 +175,30 @@ def test_the_rate_is_that_of_late() -> None:
     rate = stretch.so_far.rate
     assert rate is not None
     assert abs(rate - 0.1) < 0.05
+
+
+def test_other_work_has_a_rate_of_its_own_and_the_whole_has_one_in_the_end() -> None:
+    stretch = Stretch()
+    quick, slow = Work("quick", total=100), Work("slow", total=4)
+    stretch.call(STARTED, work=quick)
+    for _ in range(99):
+        stretch.call(work=quick)
+    for number in range(1, 101):
+        stretch.now += 0.01
+        stretch.tell(number, DONE)
+    stretch.now += 1.0  # what is done between the two
+    calls = [stretch.call(work=slow) for _ in range(4)]
+    assert (stretch.so_far.rate, stretch.so_far.left_s) == (None, None)
+    for call in calls[:2]:
+        stretch.now += 5.0
+        stretch.tell(call, DONE)
+    assert (stretch.so_far.rate, stretch.so_far.left_s) == (0.2, 10.0)
+    for call in calls[2:]:
+        stretch.now += 5.0
+        stretch.tell(call, DONE)
+    rate = stretch.so_far.rate
+    assert rate is not None
+    assert abs(rate - 104 / 22) < 0.01
 
 
 def test_seconds_end_with_the_last_call() -> None:
