@@ -8,6 +8,7 @@ It never talks to a platform and never decides where or when a call runs (see `r
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -139,7 +140,14 @@ class Preparer:
 
     def arguments(self, pickled: bytes) -> Arguments:
         """Return the arguments of one call."""
-        return cast("Arguments", code.loads(pickled, fetch=space_of_thread()))
+        try:
+            return cast("Arguments", code.loads(pickled, fetch=space_of_thread()))
+        except PayloadError:
+            raise
+        except Exception as error:
+            with contextlib.suppress(Exception):  # the user's class may refuse attributes
+                error.add_note("raised on the worker, while the arguments of the call were unpickled")
+            raise
 
     def deployed(self, packed: PackedCargo) -> Cargo:
         """Return the functions that were deployed with the endpoint: the same object until a module of them changes.

@@ -126,6 +126,8 @@ def run_batch(context: TaskContext, items: Sequence[Task], indexes: Sequence[int
                 _say_which(error, indexes[place], items[place])
                 raise
     busy_s = time.perf_counter() - started
+    if len(items) > 1:
+        note_step(len(items), f"the pickling of what {len(items)} joblib tasks returned")
     return BatchReport(results, busy_s, _pickled_bytes(results[0]) * len(results), os.getpid())
 
 
@@ -140,17 +142,23 @@ def _initialize(initializer: Initializer) -> None:
     if initializer.digest in _initialized:
         return
     function, args = pickle.loads(initializer.pickled)
-    function(*args)
+    try:
+        function(*args)
+    except BaseException as error:
+        _add_note(error, f"raised by {called(function, args, {})}, the initializer of each process of a worker")
+        raise
     _initialized.add(initializer.digest)
 
 
 def _say_which(error: BaseException, index: int, task: Task) -> None:
+    _add_note(error, f"raised by the joblib task at index {index}, {called(*task)}, process {os.getpid()} of a worker")
+
+
+def _add_note(error: BaseException, note: str) -> None:
     try:
-        error.add_note(
-            f"raised by the joblib task at index {index}, {called(*task)}, process {os.getpid()} of a worker"
-        )
+        error.add_note(note)
     except Exception:  # noqa: BLE001 - the user's class may refuse attributes
-        _log.debug("the note that says which task raised %r could not be added", type(error), exc_info=True)
+        _log.debug("a note that says what raised %r could not be added", type(error), exc_info=True)
 
 
 class _Counter(io.RawIOBase):

@@ -34,7 +34,7 @@ from .progress import is_exhausted
 from .raising import raisable, raising_filters
 from .refills import RefillWatch
 from .stats import RunStats
-from .words import Task, TaskNames, hardware_of, reworded_argument, reworded_loss, reworded_result
+from .words import Task, TaskNames, hardware_of, noted, reworded_argument, reworded_loss, reworded_result
 
 __all__ = ["SINGLE", "BatchJob", "ParallelCall", "current_call", "forget_current_call"]
 
@@ -334,6 +334,7 @@ def _exception_of(call: Call[BatchReport], hardware: str) -> BaseException | Non
         return cancelled
     if error is not None and isinstance(call.name, TaskNames):
         error = reworded_loss(reworded_result(error, call.name), call.name, hardware)
+        noted(error, call.name)
     if isinstance(error, RemoteError) and error.type_name.endswith("KeyboardInterrupt"):
         interrupt = KeyboardInterrupt(str(error))  # joblib's contract: as if it had happened here
         interrupt.__cause__ = error

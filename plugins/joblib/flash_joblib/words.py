@@ -6,11 +6,20 @@ What the core calls an argument of a function of ours is an argument of one of t
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from flash_plugins import EndpointConfig, PayloadTooLarge, UnpicklableError, WorkerLost, WorkerStartFailed
+from flash_plugins import (
+    EndpointConfig,
+    FlashPluginsError,
+    PayloadTooLarge,
+    UnpicklableError,
+    WorkerLost,
+    WorkerStartFailed,
+)
 
 __all__ = [
     "Task",
@@ -18,6 +27,7 @@ __all__ = [
     "called",
     "hardware_of",
     "name_of",
+    "noted",
     "reworded_argument",
     "reworded_loss",
     "reworded_result",
@@ -32,8 +42,8 @@ _CALL_CHARS = 160
 #: Values that are shown as they are; of others only the type, since their `repr` may take long or raise.
 _PLAIN = (int, float, complex, bool, str, type(None))
 
-#: Places in a task, as paths have them.
-_FUNCTION, _ARGS, _KWARGS = "[0]", "[1]", "[2]"
+#: Words for how a process ended of which memory may be the reason.
+_MEMORY = re.compile("SIGKILL|memory|exit code 137")
 
 
 class TaskNames:
@@ -140,13 +150,23 @@ def reworded_loss(error: BaseException, names: TaskNames, hardware: str) -> Base
         return error
     place = 0 if len(names) == 1 else error.step
     task = f"the {names.of(place)}," if place is not None and place < len(names) else f"one of the {names},"
+    advice = "With retries= it is tried again."
+    if _MEMORY.search(error.reason.partition("\n")[0]):
+        advice = f"If it needs more memory, ask for larger workers (now {hardware}) or run less at once. {advice}"
     return WorkerLost(
-        f"{task} lost its worker: {error.reason.rstrip()}\nIf it needs more memory, ask for larger workers (now "
-        f"{hardware}) or run fewer tasks at once with n_jobs=; retries= tries again what fails by chance",
+        f"{task} lost its worker: {error.reason.rstrip()}\n{advice}",
         job_id=error.job_id,
         reason=error.reason,
         step=error.step,
     )
+
+
+def noted(error: BaseException, names: TaskNames) -> None:
+    """Add to an exception whose task it is, unless it says so: raised before the task began, or after its end."""
+    notes = getattr(error, "__notes__", ())
+    if not isinstance(error, FlashPluginsError) and not any("joblib task" in str(note) for note in notes):
+        with contextlib.suppress(Exception):  # the user's class may refuse attributes
+            error.add_note(f"of {'the ' if len(names) == 1 else ''}{names}")
 
 
 def hardware_of(config: EndpointConfig) -> str:
