@@ -346,6 +346,9 @@ class QueueLane(BatchLane):
         if flight.job_id is None or flight.is_cancel_sent or self._handle is None or not self.session.tells_platform:
             return  # not accepted yet: _finished sends it as soon as the id is known
         flight.is_cancel_sent = True
+        if self.lost_reason() is not None:  # the job is gone with its platform
+            flight.is_cancel_done = True
+            return
         client, handle, job_id = self.session.client, self._handle, flight.job_id
         try:
             await self._asked(flight, time.monotonic(), lambda: client.cancel(handle, job_id))

@@ -177,6 +177,26 @@ def test_cancelling_all_reaches_every_call(slow: FakeRunpod, submit: Submit, ses
     assert {request.job_id for request in slow.seen("cancel")} == set(slow.jobs)
 
 
+def test_nobody_is_asked_to_cancel_what_is_gone_with_its_platform(
+    slow: FakeRunpod, submit: Submit, session: Session, caplog: pytest.LogCaptureFixture
+) -> None:
+    call = submit()
+    slow.wait_for("stream")
+    done = threading.Event()
+
+    def leave() -> None:
+        session._forget_platform("platform 'fake' ended")
+        call.cancel()
+        done.set()
+
+    session.loop.post(leave)
+    assert done.wait(DEADLINE_S)
+    session.close()
+    assert call.cancelled()
+    assert not slow.seen("cancel")
+    assert not caplog.records
+
+
 def test_callbacks_of_calls_that_ctrl_c_cancelled_do_not_hold_up_the_dispatcher(
     slow: FakeRunpod, submit: Submit, session: Session
 ) -> None:
