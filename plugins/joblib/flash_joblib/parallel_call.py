@@ -301,14 +301,17 @@ class ParallelCall:
                         self._thread = None
                         return
                 continue
-            job.settle(self.stats, self.sizer, hardware_of(self._remote.endpoint.config))
+            try:
+                job.settle(self.stats, self.sizer, hardware_of(self._remote.endpoint.config))
+            except BaseException as error:  # noqa: BLE001 - the user's classes are rebuilt: whatever that raises, joblib must hear of the batch
+                job.fail(error)
             self.make_current()  # each time: the user's input may have run another call in this thread
             callback, job.callback = job.callback, None
             try:
                 if callback is not None:
                     self._call_back(job, callback)
-            except Exception:  # noqa: BLE001 - joblib's code; the thread must live for the other batches
-                _log.exception("joblib's completion callback failed; this Parallel call may not end")
+            except BaseException as error:  # noqa: BLE001 - it runs the user's input, which may even call sys.exit()
+                _raise_in_caller(callback, error)
             if is_exhausted(getattr(callback, "parallel", None)):
                 self._work.complete()
             with self._lock:
@@ -325,6 +328,22 @@ class ParallelCall:
         with getattr(getattr(callback, "parallel", None), "_lock", nullcontext()):
             if not job.is_cancelled:
                 callback(job)
+
+
+def _raise_in_caller(callback: Any, error: BaseException) -> None:
+    """Let the caller of `Parallel` hear of what joblib's callback raised in the delivery thread.
+
+    joblib does so itself with an `Exception` of its input; of anything else its caller would wait forever.
+    """
+    failed = BatchJob(1, None)
+    failed.fail(error)
+    try:
+        parallel = callback.parallel
+        tracker = type(callback)(0, 1, parallel)
+        (getattr(parallel, "_register_new_job", None) or parallel._jobs.append)(tracker)  # joblib 1.4 has the latter
+        tracker(failed)
+    except Exception:  # noqa: BLE001 - joblib's own names; the thread must live for the other batches
+        _log.exception("joblib could not be told of %r, which its input or output raised", error)
 
 
 def _exception_of(call: Call[BatchReport], hardware: str) -> BaseException | None:

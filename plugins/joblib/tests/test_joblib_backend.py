@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import mmap
 import multiprocessing
@@ -13,6 +14,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import TimeoutError as ParallelTimeoutError
 from pathlib import Path
 from typing import Any
@@ -228,6 +230,78 @@ def test_an_error_in_the_input_is_raised(parallel: Parallel) -> None:
 
     with pytest.raises(QuotaError):
         parallel(inputs())
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt("enough"), asyncio.CancelledError()], ids=repr)
+@pytest.mark.parametrize("return_as", ["list", "generator", "generator_unordered"])
+def test_an_input_that_ends_the_program_does_not_leave_it_waiting(error: BaseException, return_as: str) -> None:
+    """The input is iterated in the delivery thread by then."""
+
+    def inputs() -> Iterator[Any]:
+        for i in range(15):
+            yield delayed(square)(i)
+        raise error
+
+    with Parallel(n_jobs=2, backend="flash", return_as=return_as) as parallel:
+        with pytest.raises(type(error)):
+            list(parallel(inputs()))
+        assert list(parallel([delayed(square)(2)])) == [4]
+
+
+def test_blocks_in_several_threads_at_once_have_each_their_own_options() -> None:
+    def run(number: int) -> tuple[list[Any], int]:
+        told = delayed(lambda i: (os.environ.get("NUMBER"), i))
+        with joblib.parallel_config(backend="flash", n_jobs=2, env={"NUMBER": str(number)}) as config:
+            results = [Parallel()(told(i) for i in range(20)) for _ in range(3)]
+            return results, config["backend"].stats().tasks
+
+    with ThreadPoolExecutor(3) as pool:
+        for number, (results, tasks) in enumerate(pool.map(run, range(3))):
+            assert results == [[(str(number), i) for i in range(20)]] * 3
+            assert tasks == 60
+
+
+def test_a_generator_that_is_dropped_cancels_its_own_tasks_only(tmp_path: Path) -> None:
+    backend = flash_joblib.FlashBackend(nesting_level=0)
+    dropped = Parallel(n_jobs=2, backend=backend, return_as="generator")(
+        delayed(touch)(str(tmp_path / str(i)), 1.0 if i else 0.0) for i in range(20)
+    )
+    kept = Parallel(n_jobs=2, backend=backend, return_as="generator")(delayed(square)(i) for i in range(10))
+    next(dropped)
+    with pytest.warns(UserWarning, match="cancelled"):
+        del dropped
+    assert list(kept) == [i * i for i in range(10)]
+    seen = len(list(tmp_path.iterdir()))
+    assert Parallel(n_jobs=2, backend=backend)(delayed(slept)(i, 0.8) for i in range(4)) == list(range(4))
+    assert len(list(tmp_path.iterdir())) <= seen + 2  # one each worker had begun
+
+
+def test_nested_calls_with_loky_run_in_processes_of_the_worker() -> None:
+    def inner() -> tuple[str, list[int], set[int]]:
+        with Parallel(n_jobs=2, backend="loky") as nested:
+            pids = set(nested(delayed(where)(i) for i in range(4)))
+            return type(nested._backend).__name__, nested(delayed(square)(i) for i in range(3)), pids - {os.getpid()}
+
+    for name, squares, pids in Parallel(n_jobs=2, backend="flash")(delayed(inner)() for _ in range(2)):
+        assert (name, squares) == ("LokyBackend", [0, 1, 4])
+        assert pids
+
+
+def test_nested_calls_with_flash_make_no_calls_on_other_workers() -> None:
+    def inner() -> tuple[str, int, list[Any]]:
+        with joblib.parallel_config(backend="flash", n_jobs=2, gpu="4090"):
+            nested = Parallel()
+            deeper = nested(delayed(deepest)() for _ in range(2))
+        return type(nested._backend).__name__, os.getpid(), deeper
+
+    def deepest() -> tuple[str, int]:
+        nested = Parallel(n_jobs=2, backend="flash")
+        nested(delayed(square)(i) for i in range(3))
+        return type(nested._backend).__name__, os.getpid()
+
+    for name, pid, deeper in Parallel(n_jobs=2, backend="flash")(delayed(inner)() for _ in range(2)):
+        assert name == "ThreadingBackend"
+        assert deeper == [("SequentialBackend", pid)] * 2
 
 
 def test_nested_calls_use_the_cores_of_the_worker() -> None:
