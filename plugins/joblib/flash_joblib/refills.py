@@ -150,8 +150,12 @@ def _parts(value: Any) -> Iterator[Any]:
 def _identity(value: Any) -> tuple[object, Hashable]:
     """Return the object that must live for the key to mean something, and the key.
 
-    Of an array this is whose memory it shows and which part: `buffer[i]` is another object each time.
+    Of an array or a tensor this is whose memory it shows and which part: `buffer[i]` is another object each time.
     """
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(value, torch.Tensor) and value.layout is torch.strided:
+        tensor = value if value._base is None else value._base
+        return tensor, (id(tensor), value.data_ptr(), tuple(value.shape), value.stride())
     numpy = sys.modules.get("numpy")
     if numpy is None or not isinstance(value, numpy.ndarray):
         return value, id(value)
