@@ -15,31 +15,34 @@ requests of its operation: `run`, `runsync`, `status`, `stream`, `cancel`, `heal
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import threading
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import replace
 from typing import Any
 
 import aiohttp
-import httpx
 import psutil
 from aiohttp.client_reqrep import ConnectionKey
+from multidict import CIMultiDict
 
 import flash_plugins
 from flash_plugins import Connection, Platform, hookimpl
 from flash_plugins.platforms import api
+from flash_plugins.platforms.answer import Answer, Sent
+from flash_plugins.platforms.carrier import Carrier, Streamed, broken
 from flash_plugins.platforms.choice import LocalPlatform
 from flash_plugins.settings import Settings
 
 __all__ = ["Faults", "faulty_platform", "kill_runner", "kill_worker", "runner_of", "worker_processes"]
 
-_Send = Callable[[httpx.Request], Awaitable[httpx.Response]]
-_Fault = Callable[[httpx.Request, _Send], Awaitable[httpx.Response]]
+_Send = Callable[[], Awaitable[Answer]]
+_Fault = Callable[[Sent, _Send], Awaitable[Answer]]
 
 #: How long `kill_runner` and others look for a process, seconds: generous, because machines are busy.
 _PATIENCE_S = 30.0
@@ -62,29 +65,26 @@ class Faults:
     def unreachable(self, operation: str, count: int = 1) -> None:
         """Let no connection come about: the request was surely not sent."""
 
-        async def fault(request: httpx.Request, send: _Send) -> httpx.Response:
-            key = ConnectionKey(request.url.host, request.url.port, False, True, None, None, None)
-            refused = aiohttp.ClientConnectorError(key, OSError(111, "Connection refused"))
-            raise httpx.ConnectError("refused on purpose", request=request) from refused
+        async def fault(request: Sent, send: _Send) -> Answer:
+            key = ConnectionKey(request.url.host or "", request.url.port, False, True, None, None, None)
+            raise broken(request, aiohttp.ClientConnectorError(key, OSError(111, "Connection refused on purpose")))
 
         self._add(operation, count, fault)
 
     def lose_request(self, operation: str, count: int = 1) -> None:
         """Break the connection before the platform has the request; the client cannot tell it from `lose_answer`."""
 
-        async def fault(request: httpx.Request, send: _Send) -> httpx.Response:
-            raise _broken(request)
+        async def fault(request: Sent, send: _Send) -> Answer:
+            raise broken(request, aiohttp.ServerDisconnectedError("broken on purpose"))
 
         self._add(operation, count, fault)
 
     def lose_answer(self, operation: str, count: int = 1) -> None:
         """Have the platform take the request, and break the connection instead of handing its answer on."""
 
-        async def fault(request: httpx.Request, send: _Send) -> httpx.Response:
-            answer = await send(request)
-            await answer.aread()
-            await answer.aclose()
-            raise _broken(request)
+        async def fault(request: Sent, send: _Send) -> Answer:
+            await send()
+            raise broken(request, aiohttp.ServerDisconnectedError("broken on purpose"))
 
         self._add(operation, count, fault)
 
@@ -98,16 +98,17 @@ class Faults:
     ) -> None:
         """Answer in the platform's place, which hears nothing of the request."""
 
-        async def fault(request: httpx.Request, send: _Send) -> httpx.Response:
-            return httpx.Response(status, json=content or {"error": "on purpose"}, headers=headers, request=request)
+        async def fault(request: Sent, send: _Send) -> Answer:
+            body = json.dumps(content or {"error": "on purpose"}).encode()
+            return Answer(request, status, CIMultiDict(headers or {}), body)
 
         self._add(operation, count, fault)
 
     def delay(self, operation: str, seconds: float, count: int = 1) -> None:
         """Hold what the platform answers back for so long."""
 
-        async def fault(request: httpx.Request, send: _Send) -> httpx.Response:
-            answer = await send(request)
+        async def fault(request: Sent, send: _Send) -> Answer:
+            answer = await send()
             await asyncio.sleep(seconds)
             return answer
 
@@ -117,8 +118,8 @@ class Faults:
         """Hold the next answer back until the returned function is called."""
         is_open = threading.Event()
 
-        async def fault(request: httpx.Request, send: _Send) -> httpx.Response:
-            answer = await send(request)
+        async def fault(request: Sent, send: _Send) -> Answer:
+            answer = await send()
             while not is_open.is_set():  # noqa: ASYNC110 - the event is another thread's
                 await asyncio.sleep(0.01)
             return answer
@@ -131,9 +132,9 @@ class Faults:
         with self._changed:
             assert self._changed.wait_for(lambda: self.seen[operation] >= count, _PATIENCE_S), self.seen
 
-    def wrap(self, transport: httpx.AsyncBaseTransport) -> httpx.AsyncBaseTransport:
-        """Return what `Connection.wrap` is to make of a transport."""
-        return _FaultyTransport(transport, self)
+    def wrap(self, carrier: Carrier) -> Carrier:
+        """Return what `Connection.wrap` is to make of a carrier."""
+        return _FaultyCarrier(carrier, self)
 
     def _add(self, operation: str, count: int, fault: _Fault) -> None:
         self._due[operation].extend([fault] * count)
@@ -145,21 +146,24 @@ class Faults:
         return self._due[operation].popleft() if self._due[operation] else None
 
 
-class _FaultyTransport(httpx.AsyncBaseTransport):
-    def __init__(self, inner: httpx.AsyncBaseTransport, faults: Faults) -> None:
+class _FaultyCarrier:
+    def __init__(self, inner: Carrier, faults: Faults) -> None:
         self._inner = inner
         self._faults = faults
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        operation = _operation(request.url.path)
+    async def whole(self, sent: Sent, headers: Mapping[str, str], content: bytes | None, read_s: float) -> Answer:
+        operation = _operation(sent.url.path)
 
-        async def send(request: httpx.Request) -> httpx.Response:
-            answer = await self._inner.handle_async_request(request)
+        async def send() -> Answer:
+            answer = await self._inner.whole(sent, headers, content, read_s)
             self._faults.accepted[operation] += answer.status_code < 400
             return answer
 
         fault = self._faults._next(operation)
-        return await send(request) if fault is None else await fault(request, send)
+        return await send() if fault is None else await fault(sent, send)
+
+    def streamed(self, sent: Sent, headers: Mapping[str, str], read_s: float) -> AbstractAsyncContextManager[Streamed]:
+        return self._inner.streamed(sent, headers, read_s)
 
     async def aclose(self) -> None:
         await self._inner.aclose()
@@ -170,12 +174,6 @@ def _operation(path: str) -> str:
     if len(parts) > 3 and parts[1] == "v2" and parts[2] not in api.RESERVED_ENDPOINT_IDS:
         return parts[3]
     return "rest"
-
-
-def _broken(request: httpx.Request) -> httpx.ReadError:
-    error = httpx.ReadError("broken on purpose", request=request)
-    error.__cause__ = aiohttp.ServerDisconnectedError()
-    return error
 
 
 class _FaultyPlatform:

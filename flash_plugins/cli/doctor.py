@@ -34,7 +34,7 @@ __all__ = ["doctor"]
 T = TypeVar("T")
 
 #: Distributions whose versions matter in a report.
-_DISTRIBUTIONS = ("flash-plugins", "flash-plugins-joblib", "runpod", "httpx", "aiohttp", "cloudpickle", "uvicorn")
+_DISTRIBUTIONS = ("flash-plugins", "flash-plugins-joblib", "runpod", "aiohttp", "cloudpickle", "uvicorn")
 
 
 _MARKS = {State.OK: "✓", State.NOTE: "·", State.WRONG: "✗"}

@@ -88,7 +88,7 @@ async def _job_host(client: RunpodClient) -> Finding:
         api.CLOUD_JOB_BASE if client.connection.api_base == api.CLOUD_API_BASE else client.connection.api_base
     )
     try:
-        await client.http.request("GET", f"{base}/v2/no-such-endpoint/health", read_timeout_s=_ANSWER_TIMEOUT_S)
+        await client.http.accepted("GET", f"{base}/v2/no-such-endpoint/health", read_timeout_s=_ANSWER_TIMEOUT_S)
     except (ApiError, AuthenticationError):
         return Finding("job API", State.OK, f"{base} answers")
     except TransportFailure as error:

@@ -20,8 +20,7 @@ from ..platforms import api
 from .jsonable import to_json
 
 if TYPE_CHECKING:
-    import httpx
-
+    from ..platforms.answer import Answer
     from ..platforms.runpod import EndpointHandle, RunpodClient
 
 __all__ = ["BalancedRequest", "checked_timeout"]
@@ -106,35 +105,25 @@ class BalancedRequest:
             StatusError: The status is no success.
             TransportFailure: No answer came.
         """
-        url, content, headers = self._encoded(str(handle.base_url))
+        url, content, headers = await self._encoded(str(handle.base_url))
         ends_at = time.monotonic() + self.timeout_s
         while True:
-            response = await client.http.exchange(
-                self.method, url, content, headers=headers, read_timeout_s=self.timeout_s
-            )
-            if response.is_success:
-                return _content(response)
-            if not says_no_worker(response) or time.monotonic() + _NO_WORKER_PAUSE_S > ends_at:
-                raise _refusal(client, handle, response)
+            answer = await client.http.answer(self.method, url, content, headers=headers, read_timeout_s=self.timeout_s)
+            if 200 <= answer.status_code < 300:
+                return _content(answer)
+            if not says_no_worker(answer) or time.monotonic() + _NO_WORKER_PAUSE_S > ends_at:
+                raise _refusal(client, handle, answer)
             await asyncio.sleep(_NO_WORKER_PAUSE_S)
 
-    def _encoded(self, base_url: str) -> tuple[str, bytes | None, list[tuple[str, str]]]:
+    async def _encoded(self, base_url: str) -> tuple[str, bytes | None, list[tuple[str, str]]]:
         """Return URL, body and headers."""
-        import httpx
+        from .forms import form_of, with_query
 
-        url = httpx.URL(base_url + self.path).copy_merge_params(self.params)
         headers, content = dict(self.headers), self.content
         if self.files or self.fields:
-            files = [
-                (name, file)
-                for name, given in self.files.items()
-                for file in (given if isinstance(given, list) else [given])
-            ]
-            form = httpx.Request(self.method, url, data=dict(self.fields), files=files)
-            content = form.read()
+            content, headers["Content-Type"] = await form_of(self.fields, self.files)
             _check_size(content, f"{self.method.lower()}({self.path!r})")
-            headers["Content-Type"] = form.headers["Content-Type"]
-        return str(url), content, list(headers.items())
+        return with_query(base_url + self.path, self.params), content, list(headers.items())
 
 
 def checked_timeout(timeout_s: object, where: str) -> float:
@@ -149,24 +138,24 @@ def checked_timeout(timeout_s: object, where: str) -> float:
     return float(timeout_s)  # type: ignore[arg-type]  # as above
 
 
-def _refusal(client: RunpodClient, handle: EndpointHandle, response: httpx.Response) -> Exception:
+def _refusal(client: RunpodClient, handle: EndpointHandle, answer: Answer) -> Exception:
     """Return the error for an answer that is none, with the remote traceback where a route function raised."""
-    error = client.http.refusal(response)
-    if (failure := start_failure(response)) is not None:
+    error = client.http.refusal(answer)
+    if (failure := start_failure(answer)) is not None:
         refusal = start_error(handle, failure)
         refusal.__cause__ = error
         return refusal
-    if response.is_redirect:
-        error.add_note(f"it points to {response.headers.get('Location')!r}; redirects are not followed")
-    if response.status_code >= 500:
+    if 300 <= answer.status_code < 400 and "Location" in answer.headers:
+        error.add_note(f"it points to {answer.headers['Location']!r}; redirects are not followed")
+    if answer.status_code >= 500:
         with contextlib.suppress(ValueError):
-            answer = response.json()
-            if isinstance(answer, dict) and isinstance(answer.get("traceback"), str):
-                error.add_note(f"raised on the worker:\n{answer['traceback'].rstrip()}")
+            said = answer.json()
+            if isinstance(said, dict) and isinstance(said.get("traceback"), str):
+                error.add_note(f"raised on the worker:\n{said['traceback'].rstrip()}")
     return error
 
 
-def _content(response: httpx.Response) -> Any:
+def _content(response: Answer) -> Any:
     if not response.content:
         return None
     kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()

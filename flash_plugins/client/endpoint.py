@@ -75,7 +75,7 @@ class EndpointClient:
         Raises:
             TypeError: JSON cannot express the input.
             PayloadTooLarge: It is more than the platform takes in one job (10 MB).
-            ApiError: The platform refused; also a `httpx.HTTPStatusError`.
+            ApiError: The platform refused; also a `httpx.HTTPStatusError` where httpx is imported.
         """
         body = _job_body(input_data, api.RUN_MAX_BYTES, "run()", {"webhook": webhook, "policy": policy, **fields})
         return self._pending("run()", lambda session: self._job(session, "run", body=body))
@@ -175,7 +175,8 @@ class EndpointClient:
         Raises:
             ConfigError: The path does not begin with `/`.
             PayloadTooLarge: The body is more than the platform takes (30 MB).
-            ApiError: The status of the answer is no success; also a `httpx.HTTPStatusError`, with `response`.
+            ApiError: The status of the answer is no success; with `response`, and also a `httpx.HTTPStatusError`
+                where httpx is imported.
             PlatformError: No answer came; also a `httpx.TransportError`.
         """
         request = BalancedRequest.make(

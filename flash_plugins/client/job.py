@@ -84,7 +84,7 @@ class EndpointJob:
         """Ask about it; the outcome is its state, such as `IN_PROGRESS`, and `UNKNOWN` where the platform names none.
 
         Raises:
-            ApiError: The platform refused; also a `httpx.HTTPStatusError`.
+            ApiError: The platform refused; also a `httpx.HTTPStatusError` where httpx is imported.
         """
         return Pending(self._fetched, f"status() of job {self.id!r}")
 
@@ -107,7 +107,7 @@ class EndpointJob:
 
         Raises:
             TimeoutError: `timeout` passed, also while a look was under way; the job goes on.
-            ApiError: The platform refused a look; also a `httpx.HTTPStatusError`.
+            ApiError: The platform refused a look; also a `httpx.HTTPStatusError` where httpx is imported.
             PlatformError: Five looks in a row got no answer.
         """
         return Pending(lambda session: self._waited(session, timeout), f"wait() for job {self.id!r}")

@@ -46,8 +46,8 @@ from .stream import StreamCall
 from .window import PATIENCE_S, Patience
 
 if TYPE_CHECKING:
+    from ..platforms.answer import Answer
     from ..platforms.runpod import EndpointHandle
-    from .courier import Reply
     from .session import Session
 
 __all__ = ["BalancedLane"]
@@ -297,7 +297,7 @@ class BalancedLane(SingleLane):
 
     async def _posted(
         self, submission: Submission, flight: _Flight, handle: EndpointHandle, body: bytes, trouble: _Trouble
-    ) -> Reply | None:
+    ) -> Answer | None:
         """Send the call and return the answer, None where it was surely not sent and is to be sent again."""
         from ..platforms.runpod import TransportFailure
 
@@ -388,13 +388,13 @@ class _Trouble:
             raise PlatformUnavailable(f"{self._submission.call!r} could not be sent: {error}") from error
         await asyncio.sleep(_TRANSPORT_PAUSE_S)
 
-    async def note_no_worker(self, response: Reply) -> None:
+    async def note_no_worker(self, response: Answer) -> None:
         """The platform says that it has no worker."""
         if time.monotonic() - self._began_at > _NO_WORKER_MAX_S:
             raise WorkerStartFailed(f"{self._submission.call!r}: {error_in(response)}")
         await asyncio.sleep(_NO_WORKER_PAUSE_S)
 
-    async def note_limited(self, response: Reply) -> None:
+    async def note_limited(self, response: Answer) -> None:
         """The platform wants fewer requests."""
         if not await self._patience.pause(retry_after_s(response)):
             raise PlatformUnavailable(

@@ -20,14 +20,9 @@ from .readiness import says_no_worker, start_failure
 from .window import Patience
 
 if TYPE_CHECKING:
-    import httpx
-
     from ..platforms.answer import Answer
     from ..platforms.runpod import EndpointHandle, RunpodClient, StatusError
     from .session import Session
-
-    #: What came back for a request.
-    Reply = Answer | httpx.Response
 
 __all__ = ["Courier", "Fate", "error_in", "fate_of", "gone", "refusal", "retry_after_s"]
 
@@ -69,7 +64,7 @@ class Fate(Enum):
     REFUSED = auto()
 
 
-def fate_of(response: Reply) -> Fate:
+def fate_of(response: Answer) -> Fate:
     """Return what an answer means. Texts: Runpod's load balancing documentation (2026-08), and the local platform's."""
     status = response.status_code
     if status == 200:
@@ -92,7 +87,7 @@ def fate_of(response: Reply) -> Fate:
     return Fate.UNREACHED if api.WORKER_UNREACHED_TEXT in error else Fate.UNKNOWN
 
 
-def error_in(response: Reply) -> str:
+def error_in(response: Answer) -> str:
     """Return the words of an answer that is an error, on one line."""
     try:
         answer: Any = json.loads(response.content)
@@ -103,7 +98,7 @@ def error_in(response: Reply) -> str:
     return ": ".join(str(answer[name]) for name in ("error", "detail") if answer.get(name))
 
 
-def gone(call: Call[Any], worker: str | None, response: Reply) -> WorkerLost:
+def gone(call: Call[Any], worker: str | None, response: Answer) -> WorkerLost:
     """Return the error of a call whose worker is gone."""
     return WorkerLost(
         f"{call!r}: worker {worker} does not run any more, or did not answer for {api.BALANCED_AFFINITY_WAIT_S:g} s, "
@@ -113,7 +108,7 @@ def gone(call: Call[Any], worker: str | None, response: Reply) -> WorkerLost:
     )
 
 
-def retry_after_s(response: Reply) -> float:
+def retry_after_s(response: Answer) -> float:
     """Return how many seconds a platform asks to wait, 1 where it does not say."""
     try:
         return max(0.0, float(response.headers.get("Retry-After", "1")))
@@ -121,11 +116,9 @@ def retry_after_s(response: Reply) -> float:
         return 1.0
 
 
-def refusal(client: RunpodClient, response: Reply) -> StatusError:
+def refusal(client: RunpodClient, response: Answer) -> StatusError:
     """Return the error for an answer that is none."""
-    from ..platforms.answer import Answer
-
-    return client.http.refusal(response.response() if isinstance(response, Answer) else response)
+    return client.http.refusal(response)
 
 
 class Courier:
@@ -153,7 +146,7 @@ class Courier:
         self._worker = worker
         self._lost = lost
 
-    async def begin(self, body: bytes, *, hold_s: float) -> Reply:
+    async def begin(self, body: bytes, *, hold_s: float) -> Answer:
         """Send what begins the call, once.
 
         Raises:
@@ -215,7 +208,7 @@ class Courier:
                 ) from error
             await asyncio.sleep(_PAUSE_S)
 
-    async def _exchanged(self, method: str, path: str, body: bytes | None = None, *, read_timeout_s: float) -> Reply:
+    async def _exchanged(self, method: str, path: str, body: bytes | None = None, *, read_timeout_s: float) -> Answer:
         client = self._session.client
         headers = [(KEY_HEADER, proof_of(client.connection.key)), ("Content-Type", "application/octet-stream")]
         if self._worker is not None:

@@ -18,8 +18,6 @@ from ..errors import DependencyError, FlashPluginsError, NoWorkers
 from ..platforms import api
 
 if TYPE_CHECKING:
-    import httpx
-
     from ..platforms.answer import Answer
     from ..platforms.diagnosis import Diagnosis, Watcher
     from ..platforms.runpod import EndpointHandle, RunpodClient
@@ -142,7 +140,7 @@ async def _is_ready(client: RunpodClient, handle: EndpointHandle) -> bool:
     from ..platforms.runpod import RequestTimeout
 
     try:
-        response = await client.http.exchange("GET", handle.urls["health"], read_timeout_s=_HOLD_S)
+        response = await client.http.answer("GET", handle.urls["health"], read_timeout_s=_HOLD_S)
     except RequestTimeout:  # held, so there is none yet
         return False
     if (failure := start_failure(response)) is not None:
@@ -152,14 +150,14 @@ async def _is_ready(client: RunpodClient, handle: EndpointHandle) -> bool:
     return response.status_code < 500 and response.status_code != 204 and not says_no_worker(response)
 
 
-def says_no_worker(response: Answer | httpx.Response) -> bool:
+def says_no_worker(response: Answer) -> bool:
     """Return whether the platform, rather than a worker, answered that there is no worker: nothing has run."""
     if response.status_code < 400 or api.WORKER_ID_HEADER in response.headers:
         return False
     return api.NO_WORKERS_ERROR in response.text[:1000].lower()
 
 
-def start_failure(response: Answer | httpx.Response) -> str | None:
+def start_failure(response: Answer) -> str | None:
     """Return why workers end before they take requests, where the platform says so in place of an answer."""
     if response.status_code < 500 or api.WORKER_ID_HEADER in response.headers:
         return None

@@ -26,7 +26,6 @@ from ..platforms.packages import installation_env, worker_packages
 from ..settings import ObjectSettings, Settings
 from ..work import part
 from .arrivals import Arrivals
-from .balanced_lane import BalancedLane
 from .call import Call
 from .claims import Claims
 from .deployments import Deployments
@@ -467,8 +466,7 @@ class Session:
             self._replaced = [lane for lane in self._replaced if lane.submissions]
             for other in [other for other in self._lanes if other[0] == name]:
                 self._replaced.append(self._lanes.pop(other))
-            kind = BalancedLane if config.kind is api.EndpointKind.LOAD_BALANCER else QueueLane
-            self._lanes[key] = kind(self, config, streams=streams)
+            self._lanes[key] = _lane_class(config)(self, config, streams=streams)
         return self._lanes[key]
 
     def _submissions(self) -> list[Submission]:
@@ -481,7 +479,7 @@ class Session:
             self._connecting = asyncio.Lock()
         async with self._connecting:
             if self._client is None:
-                # Starting a platform and importing the HTTP client take half a second each: side by side.
+                # Starting a platform takes half a second, and importing its client some of that: side by side.
                 connecting, self._connect_thread = in_thread(lambda: self.platform().connect())
                 importing, _ = in_thread(_client_class)
                 connection, client_class = await asyncio.gather(connecting, importing)
@@ -575,6 +573,14 @@ async def _into(future: Future[T], work: Callable[[], Awaitable[T]]) -> None:
     else:
         with contextlib.suppress(InvalidStateError):
             future.set_result(value)
+
+
+def _lane_class(config: EndpointConfig) -> type[Lane]:
+    if config.kind is not api.EndpointKind.LOAD_BALANCER:
+        return QueueLane
+    from .balanced_lane import BalancedLane  # which few processes need
+
+    return BalancedLane
 
 
 def _client_class() -> type[RunpodClient]:

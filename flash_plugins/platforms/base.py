@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from . import api
 
 if TYPE_CHECKING:
-    import httpx
+    from .carrier import Carrier
 
 __all__ = ["Connection", "Platform", "RateLimit"]
 
@@ -58,7 +58,7 @@ class Connection:
             None if there is none.
         keeps_endpoints: Use an endpoint that exists as it is, instead of bringing it up to date: a worker that calls
             another endpoint knows neither its environment nor what else its owner has changed.
-        wrap: Returns what requests go through in the place of the transport that it is given: what counts, records or
+        wrap: Returns what requests go through in the place of the carrier that it is given: what counts, records or
             disturbs them. None for nothing of the kind.
     """
 
@@ -75,7 +75,7 @@ class Connection:
     volume_note: str = "it costs money until it is deleted"
     objects: str | None = None
     keeps_endpoints: bool = False
-    wrap: Callable[[httpx.AsyncBaseTransport], httpx.AsyncBaseTransport] | None = field(default=None, repr=False)
+    wrap: Callable[[Carrier], Carrier] | None = field(default=None, repr=False)
 
     @property
     def jobs_base(self) -> str:

@@ -17,10 +17,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from typing import Any, Final, TypeVar
 from urllib.parse import quote, urlencode
 
-import httpx
-
 from ..errors import ApiError, NotFoundError, PlatformUnavailable
 from . import api
+from .answer import Answer, Sent
 from .http import HttpClient, RateLimited, TransportFailure
 from .models import (
     CpuInfo,
@@ -244,7 +243,7 @@ class RestClient:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise self._http.not_understood(method, self._url(path), response, error) from error
 
-    async def _sent(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> httpx.Response:
+    async def _sent(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Answer:
         """Send a request, again where that is safe, and return its answer."""
         content = None if body is None else json.dumps(body).encode()
         began_at, tries, is_repeated = time.monotonic(), 0, False
@@ -252,12 +251,14 @@ class RestClient:
         while True:
             await self._quota.turn()
             try:
-                response = await self._http.request(method, self._url(path), content)
+                response = await self._http.accepted(method, self._url(path), content)
             except RateLimited as error:
                 is_limit, failure, pause_s = True, error, max(error.retry_after_s, _pause_s(tries + 1))
             except NotFoundError as error:
                 if method == "DELETE" and is_repeated:
-                    return httpx.Response(204)  # an earlier try did it, and its answer got lost
+                    return Answer(
+                        Sent(method, self._url(path), ()), 204
+                    )  # an earlier try did it, and its answer got lost
                 raise error
             except (TransportFailure, ApiError) as error:
                 if not _is_safe(method, error) or self._lost() is not None:

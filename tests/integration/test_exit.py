@@ -62,7 +62,7 @@ flash_plugins.register(Elsewhere())
 
 def forget_addresses():
     http = flash_plugins.process.session().client.http
-    http._session().connector.clear_dns_cache()
+    http._carrier._session().connector.clear_dns_cache()
 """
 
 

@@ -407,6 +407,22 @@ def test_without_a_store_one_argument_that_is_too_large_is_an_error() -> None:
     assert "large objects: 53.3 MB" in done.stdout
 
 
+_LIGHT = """
+import sys
+from joblib import Parallel, delayed
+import flash_joblib
+
+assert Parallel(n_jobs=2, backend="flash")(delayed(abs)(i) for i in range(4)) == [0, 1, 2, 3]
+print(sorted({"httpx", "rich", "starlette", "uvicorn", "runpod"} & set(sys.modules)))
+"""
+
+
+def test_a_program_on_the_local_platform_loads_no_more_than_it_needs() -> None:
+    environment = {**os.environ, "FLASH_PLATFORM": "local"}
+    done = subprocess.run([sys.executable, "-c", _LIGHT], env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
+
+
 def test_prints_logs_and_warnings_of_tasks_arrive(
     parallel: Parallel, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from typing import Annotated, Any
 
@@ -113,7 +114,7 @@ def test_what_parameters_are_marked_with_is_heeded() -> None:
 
     assert _sent("post", "/n", noted, "x") == {"path": "/n", "data": {"a": "x"}, "files": {}}
     form = BalancedRequest.make("POST", "/n", {"a": "x"}, timeout_s=1, files={})
-    assert form._encoded("http://h")[1] == b"a=x"
+    assert asyncio.run(form._encoded("http://h"))[1] == b"a=x"
 
     def whole(item: Item) -> None: ...
 

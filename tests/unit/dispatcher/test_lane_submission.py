@@ -14,7 +14,7 @@ import pytest
 from flash_plugins import ApiError, Call, PlatformUnavailable, SubmissionUnknown
 from flash_plugins.dispatcher import Session, queue_lane, window
 from flash_plugins.dispatcher.queue_lane import QueueLane
-from flash_plugins.platforms import http, rest
+from flash_plugins.platforms import carrier, rest
 from flash_plugins.platforms.http import HttpClient, TransportFailure
 from tests.unit.dispatcher.conftest import Events, config_of
 from tests.unit.dispatcher.fake import DEADLINE_S, RESET, Answer, FakeRunpod, Request
@@ -206,7 +206,7 @@ def test_a_connection_that_is_never_made_was_never_sent(
             filler.setblocking(False)
             filler.connect_ex(full.getsockname())
             fillers.append(filler)
-        monkeypatch.setattr(http, "_CONNECT_TIMEOUT_S", 0.1)
+        monkeypatch.setattr(carrier, "_CONNECT_TIMEOUT_S", 0.1)
         fake.url_base = f"http://127.0.0.1:{full.getsockname()[1]}"
         # when
         error = submit().exception(DEADLINE_S)
