@@ -73,10 +73,16 @@ class Contender:
 
 def measure(sizes: Sizes) -> Iterator[Figure]:
     """Yield throughput, requests and balance, for each contestant."""
-    for who in (FLASH, RUNPOD_1, RUNPOD_2, RUNPOD_FLASH):
-        figures = _Figures(who, sizes)
+    for who, program in (
+        (FLASH, "far_map.py"),
+        (FLASH, "far_joblib.py"),
+        (RUNPOD_1, ""),
+        (RUNPOD_2, ""),
+        (RUNPOD_FLASH, ""),
+    ):
+        figures = _Figures(who, sizes, "joblib, " if program == "far_joblib.py" else "")
         try:
-            with _contender(who, sizes.far_workers) as contender:
+            with _contender(who, sizes.far_workers, program) as contender:
                 yield from figures.of_noops(contender)
                 if who is not RUNPOD_FLASH:  # its client differs from those, its worker does not
                     yield from figures.of_lengths(contender)
@@ -87,11 +93,11 @@ def measure(sizes: Sizes) -> Iterator[Figure]:
 class _Figures:
     """The figures of one contestant."""
 
-    def __init__(self, who: Contestant, sizes: Sizes) -> None:
+    def __init__(self, who: Contestant, sizes: Sizes, way: str) -> None:
         self._name = who.name
         self._is_ours = who is FLASH
         self._sizes = sizes
-        self._where = f"simulated Runpod, {sizes.far_workers} workers"
+        self._where = f"{way}simulated Runpod, {sizes.far_workers} workers"
         self._noops = f"{sizes.far_noops:,} no-op tasks, {self._where}"
         self._left = {self._noops, f"{self._noops}: requests of the client per task"}
 
@@ -130,18 +136,18 @@ class _Figures:
 
 
 @contextmanager
-def _contender(who: Contestant, workers: int) -> Iterator[Contender]:
+def _contender(who: Contestant, workers: int, program: str) -> Iterator[Contender]:
     """Run a contestant's program against a simulated Runpod of its own, with workers that are there."""
     with simulated_runpod() as runpod:
         if who is FLASH:
-            arguments = command(who.python(), "far_map.py", workers)
+            arguments = command(who.python(), program, workers)
         else:
             endpoint_id = _official_endpoint(runpod, who, workers)
             arguments = command(who.python(), "official_client.py", who.key, endpoint_id)
         env = {**runpod.environment, "RUNPOD_URL_MIXED_OK": "1", "RUNPOD_FLASH_SILENCE_DEPRECATION": "1"}
-        with started(arguments, env=env) as program:
-            expect(program, "warm")
-            yield Contender(runpod, program)
+        with started(arguments, env=env) as client:
+            expect(client, "warm")
+            yield Contender(runpod, client)
 
 
 def _official_endpoint(runpod: SimulatedRunpod, who: Contestant, workers: int) -> str:
