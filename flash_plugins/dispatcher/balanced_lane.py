@@ -16,7 +16,7 @@ import asyncio
 import secrets
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from .. import binary
 from ..config import EndpointConfig
@@ -48,6 +48,7 @@ from .window import PATIENCE_S, Patience
 if TYPE_CHECKING:
     from ..platforms.answer import Answer
     from ..platforms.runpod import EndpointHandle
+    from .call import Call
     from .session import Session
 
 __all__ = ["BalancedLane"]
@@ -266,7 +267,7 @@ class BalancedLane(SingleLane):
                 case Fate.WORKER_GONE:
                     raise gone(call, options.worker, response)
                 case Fate.WORKER_LOST:
-                    raise WorkerLost(f"{call!r}: {error_in(response)}; {_NOT_AGAIN}")
+                    raise _lost(call, error_in(response))
                 case Fate.UNKNOWN:
                     raise unknown(call, refusal(self.session.client, response))
                 case _:
@@ -336,16 +337,13 @@ class BalancedLane(SingleLane):
                     limit=limit,
                 )
             case CallState.LOST:
-                raise WorkerLost(
-                    f"{call!r}: {api.WORKER_LOST_PREFIX}{answer.reason}; {_NOT_AGAIN}",
-                    job_id=call.job_id,
-                )
+                raise _lost(call, f"{api.WORKER_LOST_PREFIX}{answer.reason}")
             case CallState.UNKNOWN:
-                raise WorkerLost(
-                    f"{call!r}: its worker {call.worker_id} does not know it any more: it was started again under its "
-                    "id, or nobody asked for the call for minutes",
-                    job_id=call.job_id,
+                reason = (
+                    f"its worker {call.worker_id} does not know it any more: it was started again under its id, or "
+                    "nobody asked for the call for minutes"
                 )
+                raise WorkerLost(f"{call!r}: {reason}", job_id=call.job_id, reason=reason)
             case _:
                 raise JobFailed(f"{call!r} failed on the worker: {answer.reason}", job_id=call.job_id)
 
@@ -401,3 +399,8 @@ class _Trouble:
                 f"{self._submission.call!r}: the platform refuses it for its rate limit, and {PATIENCE_S / 60:g} "
                 f"minutes of waiting are not enough: {error_in(response)}"
             )
+
+
+def _lost(call: Call[Any], error: str) -> WorkerLost:
+    reason = f"{error.removeprefix(api.WORKER_LOST_PREFIX)}; {_NOT_AGAIN}"
+    return WorkerLost(f"{call!r}: {api.WORKER_LOST_PREFIX}{reason}", job_id=call.job_id, reason=reason)

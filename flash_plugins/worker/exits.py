@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,7 +20,9 @@ __all__ = ["CrashReport", "Exit", "Kills"]
 _EVENTS: Final = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
 _LIMITS: Final = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 #: Bytes of what a crashed process says of itself.
-_REPORT_BYTES = 1_500
+_REPORT_BYTES = 50_000
+#: The thread that crashed, and its frames, innermost first; of a deep recursion some.
+_CRASHED: Final = re.compile(r"^Current thread .*\n(  File .*\n?){1,20}", re.MULTILINE)
 #: Bytes below which no peak is worth a word: any python has that many.
 _WORTH_SAYING_BYTES = 200_000_000
 #: Part of all memory from which on a process that was killed may well have been too large; others use some, too.
@@ -96,9 +99,13 @@ class CrashReport:
         text = os.read(self.fd, _REPORT_BYTES).decode("utf-8", "replace")
         os.ftruncate(self.fd, 0)
         os.lseek(self.fd, 0, os.SEEK_SET)
-        lines = text.splitlines()
-        own = next((at for at, line in enumerate(lines) if "/flash_plugins/worker/" in line), len(lines))
-        return "\n".join(lines[:own]).strip()
+        what, _, threads = text.partition("\n")
+        crashed = _CRASHED.search(threads)
+        if crashed is None:
+            return text.strip()
+        frames = crashed.group().splitlines()
+        own = next((at for at, line in enumerate(frames) if "/flash_plugins/worker/" in line), len(frames))
+        return "\n".join([what, *frames[:own]]).strip()
 
 
 def _oom_kills() -> int:

@@ -25,7 +25,7 @@ from functools import partial
 from typing import Any
 
 import flash_plugins
-from flash_plugins import Call, PayloadTooLarge, RemoteError, RemoteFunction, UnpicklableError, Work
+from flash_plugins import Call, EndpointConfig, PayloadTooLarge, RemoteError, RemoteFunction, UnpicklableError, Work
 
 from .batch import BatchReport, TaskContext
 from .batching import LOCAL_TAIL_S, TAIL_S, BatchSizer
@@ -34,7 +34,7 @@ from .progress import is_exhausted
 from .raising import raisable, raising_filters
 from .refills import RefillWatch
 from .stats import RunStats
-from .words import Task, TaskNames, hardware_of, noted, reworded_argument, reworded_loss, reworded_result
+from .words import Task, TaskNames, noted, reworded_argument, reworded_loss, reworded_result
 
 __all__ = ["SINGLE", "BatchJob", "ParallelCall", "current_call", "forget_current_call"]
 
@@ -102,24 +102,26 @@ class BatchJob:
         """Note that the batch could not be sent."""
         self._error = error
 
-    def settle(self, stats: RunStats, sizer: BatchSizer, hardware: str) -> None:
+    def settle(self, stats: RunStats, sizer: BatchSizer, config: EndpointConfig) -> None:
         """Decode what the calls brought. They are all done.
 
         Args:
             stats: What counts them.
             sizer: What learns from them.
-            hardware: What the workers are, for messages.
+            config: What the workers are, for messages.
         """
         calls, self.calls = self.calls, []
         lookup, self.lookup = self.lookup, None
         if self._error is None:
-            self._decode(calls, stats, sizer, hardware)
+            self._decode(calls, stats, sizer, config)
         if lookup is not None:
             self._store(lookup)
 
-    def _decode(self, calls: Sequence[Call[BatchReport]], stats: RunStats, sizer: BatchSizer, hardware: str) -> None:
+    def _decode(
+        self, calls: Sequence[Call[BatchReport]], stats: RunStats, sizer: BatchSizer, config: EndpointConfig
+    ) -> None:
         for call in calls:
-            error = _exception_of(call, hardware)
+            error = _exception_of(call, config)
             if error is not None:
                 self._error = error
                 return
@@ -302,7 +304,7 @@ class ParallelCall:
                         return
                 continue
             try:
-                job.settle(self.stats, self.sizer, hardware_of(self._remote.endpoint.config))
+                job.settle(self.stats, self.sizer, self._remote.endpoint.config)
             except BaseException as error:  # noqa: BLE001 - the user's classes are rebuilt: whatever that raises, joblib must hear of the batch
                 job.fail(error)
             self.make_current()  # each time: the user's input may have run another call in this thread
@@ -346,13 +348,13 @@ def _raise_in_caller(callback: Any, error: BaseException) -> None:
         _log.exception("joblib could not be told of %r, which its input or output raised", error)
 
 
-def _exception_of(call: Call[BatchReport], hardware: str) -> BaseException | None:
+def _exception_of(call: Call[BatchReport], config: EndpointConfig) -> BaseException | None:
     try:
         error = call.exception()
     except CancelledError as cancelled:
         return cancelled
     if error is not None and isinstance(call.name, TaskNames):
-        error = reworded_loss(reworded_result(error, call.name), call.name, hardware)
+        error = reworded_loss(reworded_result(error, call.name), call.name, config)
         noted(error, call.name)
     if isinstance(error, RemoteError) and error.type_name.endswith("KeyboardInterrupt"):
         interrupt = KeyboardInterrupt(str(error))  # joblib's contract: as if it had happened here

@@ -25,7 +25,6 @@ __all__ = [
     "Task",
     "TaskNames",
     "called",
-    "hardware_of",
     "name_of",
     "noted",
     "reworded_argument",
@@ -139,22 +138,27 @@ def reworded_result(error: BaseException, names: TaskNames) -> BaseException:
     return error
 
 
-def reworded_loss(error: BaseException, names: TaskNames, hardware: str) -> BaseException:
+def reworded_loss(error: BaseException, names: TaskNames, config: EndpointConfig) -> BaseException:
     """Return the error of a batch in words about its tasks, if it is that their worker died.
 
     Args:
         names: Of the batch.
-        hardware: What its worker is, as the user would ask for it.
+        config: What its worker is.
     """
     if not isinstance(error, WorkerLost) or isinstance(error, WorkerStartFailed) or not error.reason:
         return error
     place = 0 if len(names) == 1 else error.step
     task = f"the {names.of(place)}," if place is not None and place < len(names) else f"one of the {names},"
+    reason = error.reason.rstrip().replace("with_options(idempotent=True)", "idempotent=True")
     advice = "With retries= it is tried again."
-    if _MEMORY.search(error.reason.partition("\n")[0]):
-        advice = f"If it needs more memory, ask for larger workers (now {hardware}) or run less at once. {advice}"
+    if _MEMORY.search(reason.partition("\n")[0]):
+        advice = (
+            f"If it needs more memory, ask for larger workers (now {_hardware(config)}) or run less at once. {advice}"
+        )
+    if config.max_concurrency > 1:
+        advice = f"Its worker ran up to {config.max_concurrency} tasks at once: another may be to blame. {advice}"
     return WorkerLost(
-        f"{task} lost its worker: {error.reason.rstrip()}\n{advice}",
+        f"{task} lost its worker: {reason}\n{advice}",
         job_id=error.job_id,
         reason=error.reason,
         step=error.step,
@@ -169,7 +173,7 @@ def noted(error: BaseException, names: TaskNames) -> None:
             error.add_note(f"of {'the ' if len(names) == 1 else ''}{names}")
 
 
-def hardware_of(config: EndpointConfig) -> str:
+def _hardware(config: EndpointConfig) -> str:
     """Return what workers are asked for, as the user would write it."""
     name, kinds = ("cpu", config.cpu) if config.cpu else ("gpu", config.gpu)
     asked = [str(kind) for kind in kinds]

@@ -9,9 +9,17 @@ from typing import Any
 
 import pytest
 from flash_joblib.batch import BatchReport
-from flash_joblib.words import TaskNames, called, reworded_argument, reworded_result
+from flash_joblib.words import TaskNames, called, noted, reworded_argument, reworded_loss, reworded_result
 
-from flash_plugins import PayloadTooLarge, UnpicklableError, code
+from flash_plugins import (
+    Endpoint,
+    EndpointConfig,
+    PayloadTooLarge,
+    UnpicklableError,
+    WorkerLost,
+    WorkerStartFailed,
+    code,
+)
 
 
 class Shy:
@@ -106,6 +114,44 @@ def test_results_that_are_too_large_are_those_of_tasks() -> None:
     assert isinstance(again, PayloadTooLarge)
     assert (again.size_bytes, again.limit_bytes) == (3, 2)
     assert str(again) == "the result of the joblib task at index 0, other(), takes 30 MB"
+
+
+ONE = Endpoint("words", cpu="cpu5c-4-8").config
+FOUR = Endpoint("words", gpu=["NVIDIA L4", "ADA_24"], max_concurrency=4).config
+
+
+@pytest.mark.parametrize(
+    ("count", "step", "reason", "config", "words"),
+    [
+        (1, None, "signal SIGSEGV", ONE, "the joblib task at index 0, other(), lost its worker: signal SIGSEGV\nWith"),
+        (3, 2, "SIGKILL", ONE, "the joblib task at index 2, other(), lost its worker: SIGKILL\nIf it needs more "
+         "memory, ask for larger workers (now cpu='cpu5c-4-8') or run less at once. With retries= it is tried again."),
+        (3, None, "exit code 3", ONE, "one of the 3 joblib tasks at index 0 to 2, other(), lost its worker: exit code"),
+        (3, 3, "exit code 3", ONE, "one of the 3 joblib tasks at index 0 to 2, other(), lost its worker: exit code"),
+        (1, None, "exit code 3", FOUR, "Its worker ran up to 4 tasks at once: another may be to blame."),
+    ],
+)  # fmt: skip
+def test_a_lost_worker_is_that_of_a_task(
+    count: int, step: int | None, reason: str, config: EndpointConfig, words: str
+) -> None:
+    names = TaskNames([(other, (1,), {})] * count, range(count))
+    error = reworded_loss(WorkerLost("of a call", job_id="job-1", reason=reason, step=step), names, config)
+    assert words in str(error)
+    assert isinstance(error, WorkerLost)
+    assert (error.job_id, error.step) == ("job-1", step)
+
+
+def test_workers_that_do_not_start_are_no_fault_of_a_task() -> None:
+    error = WorkerStartFailed("no such image")
+    assert reworded_loss(error, TaskNames([(other, (1,), {})], range(1)), ONE) is error
+
+
+def test_an_exception_that_does_not_name_its_task_gets_a_note() -> None:
+    names = TaskNames([(other, (1,), {})], range(7, 8))
+    error = ValueError("x")
+    noted(error, names)
+    noted(error, names)
+    assert error.__notes__ == ["of the joblib task at index 7, other()"]
 
 
 def test_other_errors_stay_as_they_are() -> None:
