@@ -72,7 +72,7 @@ def run(body: str, tmp_path: Path) -> str:
 def test_a_child_makes_calls_of_its_own_though_locks_were_held(tmp_path: Path) -> None:
     body = """
         assert nap(0, 1).result(30) == 1
-        locks = [process._lock, process.hooks()._lock, process._progress._changed]
+        locks = [process._lock, process.hooks()._lock, process._progress._lock]
         held, go_on = threading.Event(), threading.Event()
 
         def hold():

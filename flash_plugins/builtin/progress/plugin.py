@@ -35,6 +35,7 @@ _TICK_S = 0.2
 _FINISH_S: Final = 1.0
 
 _QUEUED: Final = CallStage.QUEUED
+_SENT: Final = CallStage.SENT
 
 
 class Display(Protocol):
@@ -82,7 +83,8 @@ class Progress:
 
     def start_anew(self) -> None:
         """Forget every call and whoever holds the lock: a forked child has neither the threads nor the calls."""
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()  # which every call takes: a condition's own methods take longer
+        self._ending = threading.Condition(self._lock)
         self._tally: Tally | None = None
         self._cell: object = None
         display, self._display = self._display, None
@@ -92,11 +94,12 @@ class Progress:
     @hookimpl
     def flash_call_event(self, event: CallEvent) -> None:
         """Count the event, and begin to show when the first call of a stretch of work comes in."""
+        stage = event.stage
         tally = self._tally
-        if tally is None and event.stage is not _QUEUED:
+        if stage is _SENT or (tally is None and stage is not _QUEUED):
             return
-        with self._changed:
-            if event.stage is _QUEUED and ((tally := self._tally) is None or not tally.has_calls):
+        with self._lock:
+            if stage is _QUEUED and ((tally := self._tally) is None or not tally.has_calls):
                 tally = self._begun(tally)
             if tally is None:
                 return
@@ -134,16 +137,16 @@ class Progress:
         except Exception:  # it is users' streams and front ends that are written to; the calls go on
             logger.exception("progress cannot be shown any more")
         finally:
-            with self._changed:
+            with self._lock:
                 if self._display is display:
                     self._display = None
 
     def _run(self, tally: Tally, display: Display) -> None:
         due_at, is_shown, is_at_rest = tally.began_at + max(display.first_after_s, _QUIET_S), False, False
         while True:
-            with self._changed:
+            with self._lock:
                 if not self._is_over(tally):
-                    self._changed.wait(pause_s(tally, due_at=due_at, now=time.monotonic()))
+                    self._ending.wait(pause_s(tally, due_at=due_at, now=time.monotonic()))
                 now = time.monotonic()
                 is_over = self._is_over(tally)
                 if is_over and self._tally is tally:
@@ -179,9 +182,9 @@ class Progress:
 
     def _finish(self) -> None:
         """The program ends: have the last line written."""
-        with self._changed:
+        with self._lock:
             self._is_ending = True
-            self._changed.notify_all()
+            self._ending.notify_all()
             thread = self._thread
         if thread is not None:
             thread.join(_FINISH_S)
