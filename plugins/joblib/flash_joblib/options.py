@@ -185,6 +185,11 @@ def _refuse_strange(parameters: Mapping[str, Any]) -> None:
                 f"the flash backend got {name}={value!r}: an Endpoint with {name} runs what is there, not your tasks; "
                 "leave it out" + (", or give endpoint= the name of your own" if name == "id" else "")
             )
+        if name == "dependencies" and value == "auto":
+            raise ConfigError(
+                "the flash backend got dependencies='auto', and workers are made before anybody knows what the tasks "
+                "will use; name it, such as dependencies=['scikit-learn==1.9.1']"
+            )
         if name in ("name", "worker"):
             use = "endpoint=" if name == "name" else "workers="
             raise UnknownParameterError(f"the flash backend has no option {name!r}; did you mean {use[:-1]!r}?")

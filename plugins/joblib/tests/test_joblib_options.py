@@ -105,6 +105,7 @@ def test_an_unknown_option_is_refused_with_a_suggestion(make: Callable[..., obje
         {"image": "python:3.11"},
         {"transport": "pigeon"},
         {"dependencies": 3},
+        {"dependencies": "auto"},
         {"env": {"A": 1}},
         {"batch": 0},
         {"batch": "many"},
