@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a call prints, logs and warns, recorded on the worker for replay at the caller.
 
-Everything is also written to the worker's own output, where a platform keeps its logs. Text that bypasses
-Python's `sys.stdout` and `sys.stderr` (C libraries, subprocesses) goes only there.
+Everything is also written to the worker's own output, where a platform keeps its logs. Text that C libraries and
+subprocesses write to standard output is recorded too (`native`); what they write to standard error goes only there.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import contextvars
 import io
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from typing import Any, TextIO
 from ..code import dumps
 from ..errors import PayloadError
 from ..payload import encode_bytes
+from .native import NativeOutput
 
 __all__ = ["Recorder", "follow_log_level", "install", "recording"]
 
@@ -34,6 +36,8 @@ _current: contextvars.ContextVar[Recorder | None] = contextvars.ContextVar("flas
 _inline: list[Recorder] = []
 #: This process's own standard streams, as `install` made them.
 _streams: list[_RecordedStream] = []
+#: What has taken descriptor 1, if anything has.
+_native: NativeOutput | None = None
 
 
 class Recorder:
@@ -102,6 +106,7 @@ def recording(*, inline: bool) -> Iterator[Recorder]:
     recorder = Recorder()
     token = _current.set(recorder)
     if inline:
+        _take_native(None)
         _inline.append(recorder)
         if _streams:  # an earlier call may have put others in their place
             sys.stdout, sys.stderr = _streams
@@ -110,15 +115,28 @@ def recording(*, inline: bool) -> Iterator[Recorder]:
     finally:
         _current.reset(token)
         if inline:
+            if _native is not None:
+                _native.flush()
+                _take_native(recorder)
             _inline.remove(recorder)
 
 
-def install() -> None:
-    """Route this process's standard streams, root logger and warnings through the recorders."""
+def install(*, native: bool = False) -> None:
+    """Route this process's standard streams, root logger and warnings through the recorders.
+
+    Args:
+        native: Whether to take descriptor 1 as well, for good.
+    """
+    global _native
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # no text may fail a call for where its log goes
-    sys.stdout = _RecordedStream("stdout", sys.stdout)
+    stdout = sys.stdout
+    if native and isinstance(stdout, io.TextIOWrapper):
+        _native = NativeOutput(stdout)
+        stdout = _native.log
+        os.register_at_fork(after_in_child=_forget_native)
+    sys.stdout = _RecordedStream("stdout", stdout)
     sys.stderr = _RecordedStream("stderr", sys.stderr)
     _streams[:] = [sys.stdout, sys.stderr]
     logging.getLogger().addHandler(_RecordingHandler(sys.stderr.original))
@@ -134,7 +152,7 @@ def install() -> None:
             shown(message, category, filename, lineno, file, line)
             return
         recorder.warning(message, category, filename, lineno, _module_at(filename))
-        sys.__stderr__ and sys.__stderr__.write(warnings.formatwarning(message, category, filename, lineno, line))
+        _streams[1].original.write(warnings.formatwarning(message, category, filename, lineno, line))
 
     warnings.showwarning = show
 
@@ -149,6 +167,19 @@ def follow_log_level(level: int) -> None:
 def _sendable(text: str) -> str:
     """Return text that any JSON encoder can send: lone surrogates, as in undecodable file names, are spelt out."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _take_native(recorder: Recorder | None) -> None:
+    """Record, or only log, what was written around Python's streams so far."""
+    if _native is not None and _native.has_some:
+        text = _native.take()
+        if recorder is not None:
+            recorder.text("stdout", text)
+
+
+def _forget_native() -> None:
+    global _native
+    _native = None  # the parent reads the file
 
 
 def _recorder() -> Recorder | None:
@@ -175,8 +206,10 @@ class _RecordedStream(io.TextIOBase):
         self.original = original
 
     def write(self, text: str) -> int:
-        written = self.original.write(text)  # first: it refuses what is no text
         recorder = _recorder()
+        if _native is not None and _inline:
+            _take_native(recorder)
+        written = self.original.write(text)  # first: it refuses what is no text
         if recorder is not None:
             recorder.text(self._name, text)
         return written
@@ -185,7 +218,7 @@ class _RecordedStream(io.TextIOBase):
         self.original.flush()
 
     def fileno(self) -> int:
-        return self.original.fileno()
+        return 1 if self.original is getattr(_native, "log", None) else self.original.fileno()
 
     def isatty(self) -> bool:
         return False
@@ -198,8 +231,10 @@ class _RecordedStream(io.TextIOBase):
         return self.original.encoding
 
     @property
-    def buffer(self) -> Any:  # bytes written there reach the worker's log only
-        return self.original.buffer
+    def buffer(self) -> Any:
+        if sys.__stdout__ is not None and self.original is getattr(_native, "log", None):
+            return sys.__stdout__.buffer
+        return self.original.buffer  # bytes written there reach the worker's log only
 
 
 class _RecordingHandler(logging.Handler):

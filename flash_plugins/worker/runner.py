@@ -399,7 +399,7 @@ def main() -> None:
     die_with_parent(parent)
     link = BlockingLink(socket.socket(fileno=fd))
     signal.signal(signal.SIGTERM, lambda *_: None)  # the job loop decides when to end: it closes the socket
-    capture.install()
+    capture.install(native=True)
     faulthandler.enable(crash)  # the error of a lost worker shows where it crashed
     _give_children_default_signals()
     environ = os.environ

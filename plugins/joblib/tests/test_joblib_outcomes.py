@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import io
 import logging
+import os
+import subprocess
 import sys
 import traceback
 import warnings
@@ -161,6 +164,53 @@ def test_what_tasks_say_goes_where_the_caller_sends_it_in_order(pool: Parallel) 
     finally:
         logging.getLogger("talk").removeHandler(handler)
     assert said.getvalue() == "out 1\nerr 1\ntalk WARNING log 1\nend 1\n"
+
+
+def test_what_c_libraries_and_subprocesses_print_is_shown_in_order(pool: Parallel) -> None:
+    def talk() -> int:
+        print("python")
+        os.write(1, "descriptor \u00e9\n".encode())
+        print("python again")
+        subprocess.run(["echo", "child"], check=True)
+        subprocess.run(["echo", "given"], check=True, stdout=sys.stdout)
+        sys.stdout.buffer.write(b"bytes\n")
+        ctypes.CDLL(None).printf(b"C\n")
+        return sys.stdout.fileno()
+
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        assert pool([delayed(talk)()]) == [1]
+    assert said.getvalue().splitlines() == [
+        "python", "descriptor \u00e9", "python again", "child", "given", "bytes", "C"
+    ]  # fmt: skip
+
+
+def test_verbose_estimators_are_heard(pool: Parallel) -> None:
+    svm = pytest.importorskip("sklearn.svm")
+    X, y = np.arange(8.0).reshape(4, 2), [0, 1, 0, 1]
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        pool([delayed(svm.SVC(verbose=True).fit)(X, y)])
+    assert "[LibSVM]" in said.getvalue()
+    assert "optimization finished" in said.getvalue()
+
+
+def test_ten_megabytes_of_prints_neither_block_nor_end_a_task(
+    pool: Parallel, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def talk(through: str) -> str:
+        if through == "python":
+            for _ in range(10):
+                print("x" * 1_000_000)
+        else:
+            subprocess.run(["sh", "-c", "yes 0123456789 | head -c 10000000"], check=True)
+        return through
+
+    for through in ("python", "subprocess"):
+        assert pool([delayed(talk)(through)]) == [through]
+        out, err = capfd.readouterr()
+        assert 200_000 < len(out) < 300_000
+        assert "the rest is in the worker's log" in err
 
 
 def test_what_a_task_that_fails_said_is_shown(pool: Parallel, capfd: pytest.CaptureFixture[str]) -> None:
