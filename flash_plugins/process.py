@@ -160,7 +160,7 @@ def register(plugin: object, *, name: str | None = None) -> None:
 
 
 def unregister(plugin: object) -> None:
-    """Remove a plugin that `register` added.
+    """Remove a plugin that `register` added, or by its name any other, such as the built-in `progress`.
 
     Raises:
         HookError: It is not registered.

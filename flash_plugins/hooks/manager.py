@@ -69,15 +69,18 @@ class HookManager:
         return registered or ""
 
     def unregister(self, plugin: object) -> None:
-        """Remove a plugin.
+        """Remove a plugin, given itself or by its name.
 
         Raises:
             HookError: It is not registered.
         """
+        if isinstance(plugin, str):
+            self._load_installed()
         with self._lock:
-            if not self._manager.is_registered(plugin):
+            known = self._manager.get_plugin(plugin) if isinstance(plugin, str) else plugin
+            if known is None or not self._manager.is_registered(known):
                 raise HookError(f"plugin {plugin!r} is not registered, so it cannot be removed")
-            self._manager.unregister(plugin)
+            self._manager.unregister(known)
             self._call_observers = self._manager.hook.flash_call_event.get_hookimpls()
 
     def plugin_names(self) -> list[str]:

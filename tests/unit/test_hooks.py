@@ -173,6 +173,17 @@ def test_a_plugin_is_registered_once_and_can_be_removed() -> None:
     assert listener.seen == [CallStage.QUEUED]
 
 
+def test_a_plugin_can_be_removed_by_its_name_and_replaced() -> None:
+    first, second, hooks = Listener(), Listener(), manager()
+    hooks.register(first, name="listener")
+    hooks.unregister("listener")
+    hooks.register(second, name="listener")
+    hooks.call_event(EVENT)
+    assert (first.seen, second.seen) == ([], [CallStage.QUEUED])
+    with pytest.raises(HookError, match="'nobody' is not registered"):
+        hooks.unregister("nobody")
+
+
 def test_installed_plugins_are_found_by_entry_point(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     (tmp_path / "found_plugin.py").write_text(
         "from flash_plugins import hookimpl\nseen = []\n"
