@@ -47,6 +47,9 @@ def _log(record: Mapping[str, Any]) -> None:
         target.name, level, record["path"], record["line"], record["text"], (), None, record.get("function")
     )
     entry.created = float(record["created"])
+    entry.msecs = float(int((entry.created % 1) * 1000))
+    for name, value in record.get("extra", {}).items():
+        vars(entry).setdefault(name, value)
     target.handle(entry)
 
 

@@ -28,6 +28,10 @@ __all__ = ["Recorder", "follow_log_level", "install", "recording"]
 MAX_CHARACTERS = 262_144
 #: Characters that a record counts for beside its text: its place, names and JSON.
 _RECORD_CHARACTERS = 200
+#: What every log record has; whatever else one has was given as `extra=`.
+_LOG_ATTRIBUTES = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime"})
+#: Characters of a text in `extra=` that travel.
+_EXTRA_CHARACTERS = 1_000
 #: Stack frames looked at to find the module that a warning came from.
 _MAX_FRAMES = 60
 
@@ -68,6 +72,8 @@ class Recorder:
                 "log": _sendable(record.name), "level": record.levelno, "text": message, "path": record.pathname,
                 "line": record.lineno, "function": record.funcName, "created": record.created,
             }  # fmt: skip
+            if extra := _extra_of(record):
+                entry["extra"] = extra
             self.records.append(entry)
 
     def warning(self, warning: Warning, category: type[Warning], path: str, line: int, module: str) -> None:
@@ -162,6 +168,19 @@ def follow_log_level(level: int) -> None:
     root = logging.getLogger()
     if root.level != level:
         root.setLevel(level)
+
+
+def _extra_of(record: logging.LogRecord) -> dict[str, Any]:
+    """Return what was given as `extra=`, as far as it is plain."""
+    extra: dict[str, Any] = {}
+    for name, value in vars(record).items():
+        if name in _LOG_ATTRIBUTES:
+            continue
+        if isinstance(value, str):
+            extra[name] = _sendable(str(value)[:_EXTRA_CHARACTERS])
+        elif value is None or type(value) in (bool, int, float):
+            extra[name] = value
+    return extra
 
 
 def _sendable(text: str) -> str:

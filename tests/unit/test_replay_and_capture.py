@@ -124,6 +124,22 @@ def test_log_records_are_recorded_with_where_they_come_from(worker: Worker) -> N
     assert "INFO:app.part:hello you" in worker.err.getvalue()
 
 
+def test_plain_extras_of_a_log_record_travel(worker: Worker, caplog: pytest.LogCaptureFixture) -> None:
+    worker.install()
+    with recording(inline=True) as recorder:
+        logging.getLogger("app").warning("hello", extra={"user": "ada", "tries": 3, "lock": threading.Lock()})
+        logging.getLogger("app").warning("plain")
+    with_extra, plain = records = travel(recorder)
+    assert with_extra["extra"] == {"user": "ada", "tries": 3}
+    assert "extra" not in plain
+    logging.getLogger().addHandler(caplog.handler)  # the worker has taken the others off
+    replay(records)
+    first, second = caplog.records[-2:]
+    assert (first.__dict__["user"], first.__dict__["tries"]) == ("ada", 3)
+    assert not hasattr(second, "user")
+    assert first.msecs == int(first.created % 1 * 1000)
+
+
 def test_a_logged_exception_carries_its_traceback(worker: Worker) -> None:
     worker.install()
     with recording(inline=True) as recorder:
