@@ -102,8 +102,10 @@ def test_calls_that_wait_travel_together(short: FakeRunpod, submit: Submit, even
     assert len({call.job_id for call in calls}) < 10
     assert {(call.worker_id, call.worker_pid, call.execution_s) for call in calls} == {("w1", 7, 0.01)}
     assert all(events.stages(call) == ["queued", "sent", "done"] for call in calls)
-    last = [event for event in events.seen if event.stage == "done"][-1]
-    assert (last.job_id, last.worker_id, last.seconds) == (calls[-1].job_id, "w1", 0.01)
+    told = {
+        event.call_id: (event.job_id, event.worker_id, event.seconds) for event in events.seen if event.stage == "done"
+    }
+    assert all(told[call.number] == (call.job_id, "w1", 0.01) for call in calls)
 
 
 def test_a_call_goes_at_once_where_a_worker_is_idle(short: FakeRunpod, submit: Submit) -> None:
