@@ -50,10 +50,10 @@ check: $(DEV)
 	@$(PY) -m mypy --no-error-summary $(SOURCES) $(SCRIPTS)
 
 test: check
-	@$(PY) .ci/suite.py
+	@$(PY) .ci/suite.py test
 
 conformance: $(DEV)
-	@$(PY) -m pytest -m conformance
+	@$(PY) .ci/suite.py conformance
 
 bench: $(DEV)
 	@$(PY) -m benchmarks $(BENCH)

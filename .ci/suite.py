@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run the tests of `make test` in several processes: most tests wait for processes, and rarely need both cores.
+"""Run tests in several processes: most tests wait for processes, and rarely need both cores.
 
-    python .ci/suite.py [ARGUMENT OF PYTEST]...
+    python .ci/suite.py (test | conformance) [ARGUMENT OF PYTEST]...
+
+`test` is every test but those of conformance.
 
 The first part prints as it goes, the others when all have ended. Ctrl-C ends all of them. The exit status is 0 if all
 passed.
@@ -15,18 +17,21 @@ import tempfile
 #: Tests with real processes, in two parts that take about equally long; what is in neither is the third part.
 INTEGRATION = sorted(glob.glob("tests/integration/test_*.py"))
 DOCUMENTS = ["tests/policy/test_docs.py", "tests/policy/test_examples.py"]
-PARTS = (
+TEST = (
     [path for path in INTEGRATION if path < "tests/integration/test_f"],
     [path for path in INTEGRATION if path >= "tests/integration/test_f"] + DOCUMENTS,
 )
+#: The same for conformance: official clients and workers, and scikit-learn's own tests; joblib's are in the third part.
+CONFORMANCE = (["tests/conformance"], ["plugins/joblib/tests/test_joblib_shipped.py"])
 #: Seconds that a part gets to clean up after Ctrl-C.
 GRACE_S = 30
 
 
 def main() -> int:
     """Run all parts; returns the exit status."""
-    pytest = [sys.executable, "-m", "pytest", "-m", "not conformance", *sys.argv[1:]]
-    first, second = PARTS
+    which, *arguments = sys.argv[1:]
+    (first, second), marked = {"test": (TEST, "not conformance"), "conformance": (CONFORMANCE, "conformance")}[which]
+    pytest = [sys.executable, "-m", "pytest", "-m", marked, *arguments]
     rest = [f"--ignore={path}" for path in (*first, *second)]  # of all that pyproject.toml names
     with tempfile.TemporaryFile() as log, tempfile.TemporaryFile() as other_log:
         running = [

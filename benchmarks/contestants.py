@@ -75,7 +75,7 @@ RUNPOD_FLASH: Final = Contestant("runpod-flash", "runpod_flash", ("runpod-flash=
 
 #: Distributions of ours whose versions explain a figure.
 _PARTS: Final = (
-    "flash-plugins", "flash-plugins-joblib", "runpod", "aiohttp", "httpx", "httpx-aiohttp", "uvicorn", "starlette",
+    "flash-plugins", "flash-plugins-joblib", "runpod", "aiohttp", "uvicorn", "starlette",
     "uvloop", "httptools", "cloudpickle", "joblib", "scikit-learn", "numpy", "botocore",
 )  # fmt: skip
 
